@@ -1,0 +1,43 @@
+"""Every error a user can meet. Its text says what happened, with which values, and what to do next."""
+
+
+class LockstepError(Exception):
+    """Base of all errors that end a program with a message instead of a traceback."""
+
+    exit_code = 1
+
+
+class ExperimentError(LockstepError):
+    """The experiment asks for something that cannot be: a key, a value, a name, a delay."""
+
+    exit_code = 2
+
+
+class ContractError(LockstepError):
+    """The two sides do not agree on what is exchanged."""
+
+    exit_code = 3
+
+
+class FrameError(LockstepError):
+    """A frame that a reader refuses: which field, what was expected, what was found."""
+
+    exit_code = 4
+
+
+class RunDirectoryError(LockstepError):
+    """The run directory cannot be used: taken, foreign, read-only, full."""
+
+    exit_code = 5
+
+
+class PeerLost(LockstepError):
+    """The other program died, failed or stopped; says who, and in which window."""
+
+    exit_code = 6
+
+
+class Interrupted(LockstepError):
+    """Ctrl-C or SIGTERM on this side: end in order, with the results so far."""
+
+    exit_code = 130

@@ -1,0 +1,336 @@
+"""An experiment: ``experiment.toml``, validated. Every message names the key, the value, and what is allowed."""
+
+from __future__ import annotations
+
+import difflib
+import importlib.util
+import sys
+import tomllib
+from collections.abc import Callable
+from pathlib import Path
+from types import ModuleType
+from typing import Annotated, Any, Literal, Union, get_args, get_origin
+
+from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, ValidationError, model_validator
+
+from .errors import ExperimentError
+
+Names = Annotated[list[str], BeforeValidator(lambda value: [value] if isinstance(value, str) else value)]
+Regions = Annotated[list[str | int], BeforeValidator(lambda value: value if isinstance(value, list) else [value])]
+SIMULATORS = ("nest", "annarchy", "netpyne")
+
+
+class Section(BaseModel):
+    model_config = ConfigDict(extra="forbid", frozen=True, allow_inf_nan=False)
+
+
+class Monitor(Section):
+    """A TVB monitor by class name; further keys are the monitor's own (period [ms], variables_of_interest, …)."""
+
+    model_config = ConfigDict(extra="allow", frozen=True)
+    name: str = "TemporalAverage"
+    period: float | None = Field(None, gt=0)
+
+
+class TvbSection(Section):
+    """The TVB program. `build` names a function of one's own that returns a TVB Simulator; it then sees `params`."""
+
+    build: str | None = None
+    params: dict[str, Any] = {}
+    model: str = "WilsonCowan"
+    model_params: dict[str, float | list[float]] = {}
+    connectivity: str = "connectivity_68.zip"
+    speed: float = Field(4.0, gt=0)  # mm/ms
+    normalize_weights: Literal["none", "max", "region"] = "max"
+    coupling: str = "Linear"
+    coupling_params: dict[str, float | list[float]] = {}
+    integrator: str = "HeunStochastic"
+    dt: float = Field(0.1, gt=0)  # ms
+    nsig: float | list[float] = 0.0  # noise dispersion, one value or one per state variable
+    initial_state: dict[str, float] | None = None  # constant history per state variable; else TVB's own, seeded
+    monitors: list[Monitor] = [Monitor(period=1.0)]
+
+
+class SpikenetSection(Section):
+    """One spiking program. `build` names a function that makes the network; it sees `params`."""
+
+    name: str = Field("spikenet", pattern=r"^[A-Za-z][A-Za-z0-9_-]{0,30}$")
+    simulator: Literal["nest", "annarchy", "netpyne"]
+    regions: Regions = Field(min_length=1)
+    build: str = "network:build"
+    params: dict[str, Any] = {}
+    resolution: float = Field(0.1, gt=0)  # ms
+    min_delay: float | None = Field(None, gt=0)  # ms; NEST's communication slice
+    threads: int = Field(1, ge=1)
+
+
+class Row(Section):
+    """What both kinds of interface rows have in common."""
+
+    voi: Names = Field(min_length=1)
+    populations: Names = Field(min_length=1)
+    spikenet: str | None = None  # the program; all of them when left out
+    regions: Regions | None = None  # regions of the program; all of them when left out
+    transformer: str | None = None
+    transformer_params: dict[str, Any] = {}
+
+    @property
+    def pairs(self) -> list[tuple[str, str]]:
+        """(voi, population) pairs; a single voi goes with every population."""
+        voi = self.voi * len(self.populations) if len(self.voi) == 1 else self.voi
+        return list(zip(voi, self.populations, strict=True))
+
+
+class TvbToSpikenet(Row):
+    model: Literal["RATE", "SPIKES", "CURRENT"] = "RATE"
+    coupling_mode: Literal["TVB", "spikeNet"] = "TVB"
+    proxy_params: dict[str, Any] = {}
+
+
+class SpikenetToTvb(Row):
+    model: Literal["SPIKES", "POTENTIAL"] = "SPIKES"
+    initial_rate: float = Field(0.0, ge=0)  # what the region sends from before t = 0, in the transformer's input unit
+
+
+class Interfaces(Section):
+    exclusive_nodes: bool = True
+    tvb_to_spikenet: list[TvbToSpikenet] = []
+    spikenet_to_tvb: list[SpikenetToTvb] = []
+
+
+class Exchange(Section):
+    transport: Literal["shm", "file", "memory"] = "shm"
+    mode: Literal["parallel", "serial"] = "parallel"
+    synchronization_time: float | Literal["min_delay"] = "min_delay"  # ms
+    bridge: Literal["receiver", "own"] = "receiver"
+    record: bool = True
+    hold_s: float = Field(0.0, ge=0)
+    depth: int = Field(8, ge=1)  # frames in flight per channel
+    keep: int = Field(-1, ge=-1)  # file transport: frame files kept behind the reader; -1 keeps all
+
+
+class Environments(Section):
+    """Requirements beyond the defaults, such as "nest-simulator==3.10.0", one set per side."""
+
+    tvb: str = ""
+    spikenet: str = ""
+
+
+class Experiment(Section):
+    name: str = Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9_.-]{0,60}$")
+    duration: float = Field(gt=0)  # ms
+    seed: int = Field(0, ge=0, lt=2**31)
+    description: str = ""
+    tvb: TvbSection
+    spikenet: Annotated[
+        list[SpikenetSection], BeforeValidator(lambda value: value if isinstance(value, list) else [value])
+    ] = Field(min_length=1)
+    interfaces: Interfaces
+    exchange: Exchange = Exchange()
+    environments: Environments = Environments()
+
+    @model_validator(mode="after")
+    def _consistent(self) -> Experiment:
+        names = [program.name for program in self.spikenet]
+        for reserved in ("tvb", "bridge"):
+            if reserved in names:
+                raise ValueError(f"spikenet.name = {reserved!r} is reserved; choose another name")
+        if len(set(names)) < len(names):
+            raise ValueError(f"spikenet.name must differ between the spiking programs, found {names}")
+        if not self.interfaces.tvb_to_spikenet and not self.interfaces.spikenet_to_tvb:
+            raise ValueError("interfaces: no row in either direction; add [[interfaces.tvb_to_spikenet]] or "
+                             "[[interfaces.spikenet_to_tvb]]")  # fmt: skip
+        for direction in ("tvb_to_spikenet", "spikenet_to_tvb"):
+            for i, row in enumerate(getattr(self.interfaces, direction)):
+                where = f"interfaces.{direction}.{i}"
+                if row.spikenet is not None and row.spikenet not in names:
+                    raise ValueError(f"{where}.spikenet = {row.spikenet!r}: no such spiking program; there is {names}")
+                if len(row.voi) not in (1, len(row.populations)):
+                    raise ValueError(f"{where}: voi = {row.voi} and populations = {row.populations} must have the same "
+                                     f"length, or voi a single entry")  # fmt: skip
+        return self
+
+    def program(self, name: str) -> SpikenetSection:
+        return next(program for program in self.spikenet if program.name == name)
+
+    @property
+    def peers(self) -> list[str]:
+        """The programs of a run, TVB first."""
+        bridge = ["bridge"] if self.exchange.bridge == "own" else []
+        return ["tvb", *(program.name for program in self.spikenet), *bridge]
+
+    def flat(self) -> dict[str, Any]:
+        """Every key with its value, as `tvb.dt`, `interfaces.tvb_to_spikenet.0.model`."""
+        return flatten(self.model_dump(mode="json"))
+
+
+def flatten(value: Any, prefix: str = "") -> dict[str, Any]:
+    """Nested dicts and lists of dicts as one dict with dotted keys; lists of plain values stay."""
+    items: list[tuple[str, Any]]
+    if isinstance(value, dict) and value:
+        items = [(str(key), item) for key, item in value.items()]
+    elif isinstance(value, list) and value and isinstance(value[0], dict):
+        items = [(str(i), item) for i, item in enumerate(value)]
+    else:
+        return {prefix: value}
+    flat: dict[str, Any] = {}
+    for key, item in items:
+        flat.update(flatten(item, f"{prefix}.{key}" if prefix else key))
+    return flat
+
+
+def shipped() -> dict[str, Path]:
+    """The experiments that come with the toolkit, by name."""
+    folder = Path(__file__).resolve().parent.parent / "scripts" / "experiments"
+    return {path.parent.name: path for path in sorted(folder.glob("*/experiment.toml"))}
+
+
+def find(name_or_path: str) -> Path:
+    """The experiment.toml meant by a shipped name, a folder or a file."""
+    path = Path(name_or_path)
+    if path.is_dir():
+        path = path / "experiment.toml"
+    if path.is_file():
+        return path.resolve()
+    if name_or_path in shipped():
+        return shipped()[name_or_path]
+    raise ExperimentError(
+        f"There is no experiment {name_or_path!r}: neither a folder with an experiment.toml, nor a .toml file, nor one "
+        f"of the experiments that come with lockstep: {', '.join(shipped())}."
+    )
+
+
+def load(name_or_path: str, overrides: list[str] | None = None) -> tuple[Experiment, Path]:
+    """The validated experiment, overrides applied (``["exchange.transport=file", "duration=200"]``), and its file.
+
+    Raises ExperimentError naming the key, the value and what is allowed.
+    """
+    path = find(name_or_path)
+    try:
+        data = tomllib.loads(path.read_text())
+    except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
+        raise ExperimentError(f"{path} is not valid TOML: {error}.") from None
+    if isinstance(data.get("spikenet"), dict):
+        data["spikenet"] = [data["spikenet"]]
+    data.setdefault("name", path.parent.name)
+    for override in overrides or []:
+        _override(data, override)
+    return validate(data, str(path)), path
+
+
+def validate(data: dict[str, Any], source: str) -> Experiment:
+    try:
+        return Experiment.model_validate(data)
+    except ValidationError as error:
+        lines = [_explain(item) for item in error.errors()]
+        raise ExperimentError(f"{source} is not a valid experiment:\n" + "\n".join(f"  {line}" for line in lines)) from None
+
+
+def _override(data: dict[str, Any], override: str) -> None:
+    key, equals, text = override.partition("=")
+    keys = key.strip().split(".")
+    if not equals or not all(keys):
+        raise ExperimentError(f"--set {override}: expected KEY=VALUE, for example --set exchange.transport=file.")
+    try:
+        value = tomllib.loads(f"value = {text}")["value"]
+    except tomllib.TOMLDecodeError:
+        value = text  # a bare word is a string
+    target: Any = data
+    for i, part in enumerate(keys):
+        if isinstance(target, list):
+            # with one spiking program its number may be left out: spikenet.simulator
+            if not part.isdigit() and len(target) == 1:
+                target, part = target[0], part
+            elif part.isdigit() and int(part) < len(target):
+                target_list, part = target, int(part)  # type: ignore[assignment]
+                if i == len(keys) - 1:
+                    target_list[part] = value
+                    return
+                target = target_list[part]
+                continue
+            else:
+                raise ExperimentError(
+                    f"--set {override}: {'.'.join(keys[:i])} is a list of {len(target)}; go on with a number from 0 to "
+                    f"{len(target) - 1}, as in {'.'.join([*keys[:i], '0', *keys[i:]])}."
+                )
+        if not isinstance(target, dict):
+            raise ExperimentError(f"--set {override}: {'.'.join(keys[:i])} is a value, it has no key {part!r}.")
+        if i == len(keys) - 1:
+            target[part] = value
+        else:
+            target = target.setdefault(part, {})
+
+
+def _explain(item: Any) -> str:
+    """One line for one pydantic error: the key, the value, and what is allowed."""
+    location = list(item["loc"])
+    while location and isinstance(location[-1], str) and location[-1].startswith(("function-", "list[", "literal[")):
+        location.pop()
+    key = ".".join(str(part) for part in location if part not in ("float", "str", "int"))
+    value = item["input"]
+    if item["type"] == "extra_forbidden":
+        allowed = _keys_at(location[:-1])
+        close = difflib.get_close_matches(str(location[-1]), allowed, n=1)
+        hint = f" Did you mean {close[0]!r}?" if close else ""
+        return f"{key} = {value!r}: unknown key.{hint} Known here: {', '.join(allowed)}."
+    if item["type"] == "missing":
+        return f"{key}: missing."
+    message = item["msg"].removeprefix("Value error, ").replace("Input should be", "must be")
+    if not key:
+        return f"{message}."
+    shown = "" if isinstance(value, dict | list) else f" = {value!r}"
+    return f"{key}{shown}: {message}."
+
+
+def _keys_at(location: list[Any]) -> list[str]:
+    """The keys that a section knows, found by following the field types from the top."""
+    here: Any = Experiment
+    for part in location:
+        if isinstance(part, str) and isinstance(here, type) and issubclass(here, BaseModel) and part in here.model_fields:
+            here = _section_in(here.model_fields[part].annotation)
+    return sorted(here.model_fields) if isinstance(here, type) and issubclass(here, BaseModel) else []
+
+
+def _section_in(annotation: Any) -> Any:
+    if isinstance(annotation, type) and issubclass(annotation, BaseModel):
+        return annotation
+    if get_origin(annotation) in (list, Annotated, Union):
+        return next((found for arg in get_args(annotation) if (found := _section_in(arg)) is not None), None)
+    return None
+
+
+def user_function(reference: str, folder: Path, key: str) -> Callable[..., Any]:
+    """The function that "module:function" names, the module being a file beside the experiment, or installed.
+
+    Raises ExperimentError naming `key` when there is no such file or function.
+    """
+    module_name, colon, function_name = reference.partition(":")
+    if not colon or not function_name.isidentifier():
+        raise ExperimentError(f"{key} = {reference!r}: expected 'module:function', for example 'model:build'.")
+    file = folder / (module_name.replace(".", "/") + ".py")
+    if file.is_file():
+        module = _load_file(file, module_name)
+    else:
+        try:
+            module = importlib.import_module(module_name)
+        except ModuleNotFoundError as error:
+            if error.name != module_name:
+                raise
+            raise ExperimentError(f"{key} = {reference!r}: there is no file {file} and no such module.") from None
+    function = getattr(module, function_name, None)
+    if not callable(function):
+        names = [name for name, item in vars(module).items() if callable(item) and not name.startswith("_")]
+        raise ExperimentError(f"{key} = {reference!r}: {module_name} has no such function; it has {', '.join(names)}.")
+    return function
+
+
+def _load_file(file: Path, name: str) -> ModuleType:
+    """The module in `file`, under a name of its own so that two experiments may both have a model.py."""
+    spec = importlib.util.spec_from_file_location(f"lockstep_experiment_{file.parent.name}_{name}", file)
+    assert spec is not None and spec.loader is not None
+    module = importlib.util.module_from_spec(spec)
+    if str(file.parent) not in sys.path:
+        sys.path.append(str(file.parent))  # the module may import its neighbours
+    sys.modules[spec.name] = module
+    spec.loader.exec_module(module)
+    return module

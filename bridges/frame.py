@@ -1,0 +1,163 @@
+"""Frames: one window of one channel, self-describing and self-checking. Wire version 1; README.md here has the table.
+
+A frame is an 80-byte header and a payload, little-endian. The CRC-32 covers all of it, so that no flipped bit
+is ever taken for data. Nothing is ever unpickled or evaluated.
+"""
+
+from __future__ import annotations
+
+import struct
+import zlib
+from typing import NamedTuple
+
+import numpy as np
+
+from .errors import FrameError
+
+MAGIC = b"TVLS"
+WIRE_VERSION = 1
+DENSE, SPIKES = 1, 2
+KINDS = {DENSE: "dense", SPIKES: "spikes"}
+MAX_PAYLOAD_BYTES = 1 << 30
+
+# magic, wire version, kind | run id | channel, columns | sequence, t0, t1, rows, payload bytes | CRC-32, zero
+HEADER = struct.Struct("<4sHH16sIIQqqQQII")
+HEADER_BYTES = HEADER.size
+_CRC_AT = HEADER_BYTES - 8
+
+SPIKE_RECORD = np.dtype([("time", "<i8"), ("sender", "<i4")])  # packed, 12 bytes
+
+
+class Spikes(NamedTuple):
+    """Spikes of one window: times in ticks (int64, sorted), senders as indices into the channel's columns (int32)."""
+
+    times: np.ndarray
+    senders: np.ndarray
+
+    def __len__(self) -> int:  # number of spikes, not of fields
+        return len(self.times)
+
+    @classmethod
+    def none(cls) -> Spikes:
+        return cls(np.zeros(0, np.int64), np.zeros(0, np.int32))
+
+
+Payload = np.ndarray | Spikes  # (n_steps, n_columns) float64, or spikes
+
+
+class Address(NamedTuple):
+    """What every frame of a channel has in common, and what a reader therefore demands of each."""
+
+    run_id: bytes  # 16 bytes
+    channel: int  # number of the channel in the contract
+    name: str
+    kind: int  # DENSE or SPIKES
+    columns: int  # signals, or senders
+
+
+def encode(address: Address, sequence: int, t0: int, t1: int, payload: Payload) -> tuple[bytes, memoryview]:
+    """Header and payload bytes of a frame for window ``[t0, t1)`` ticks."""
+    if address.kind == DENSE:
+        data = np.ascontiguousarray(payload, dtype="<f8")
+        if data.ndim != 2 or data.shape[1] != address.columns:
+            raise FrameError(
+                f"channel {address.name}, frame {sequence}: a payload of shape {data.shape} was given, "
+                f"expected (n_steps, {address.columns})."
+            )
+    else:
+        data = np.empty(len(payload), SPIKE_RECORD)
+        data["time"], data["sender"] = payload  # type: ignore[misc]
+    body = memoryview(data.reshape(-1).view(np.uint8))
+    head = HEADER.pack(
+        MAGIC, WIRE_VERSION, address.kind, address.run_id, address.channel, address.columns,
+        sequence, t0, t1, data.shape[0], body.nbytes, 0, 0,
+    )  # fmt: skip
+    crc = zlib.crc32(body, zlib.crc32(head))
+    return head[:_CRC_AT] + struct.pack("<II", crc, 0), body
+
+
+def payload_bytes(header: bytes | memoryview, address: Address) -> int:
+    """Payload length that a header promises, checked before anything is allocated for it."""
+    fields = _fields(header, address)
+    return fields[10]
+
+
+def _fields(header: bytes | memoryview, address: Address) -> tuple:
+    if len(header) != HEADER_BYTES:
+        raise _refused(address, "header length", HEADER_BYTES, len(header))
+    fields = HEADER.unpack(header)
+    magic, version, kind, run_id, channel, columns, _, _, _, rows, length, _, zero = fields
+    for field, expected, found in (
+        ("magic", MAGIC, magic),
+        ("wire version", WIRE_VERSION, version),
+        ("kind", f"{address.kind} ({KINDS[address.kind]})", f"{kind} ({KINDS.get(kind, 'unknown')})"),
+        ("run id", address.run_id.hex(), run_id.hex()),
+        ("channel", address.channel, channel),
+        ("columns", address.columns, columns),
+        ("reserved field", 0, zero),
+    ):
+        if expected != found:
+            raise _refused(address, field, expected, found)
+    if length > MAX_PAYLOAD_BYTES:
+        raise _refused(address, "payload length", f"at most {MAX_PAYLOAD_BYTES}", length)
+    if length != rows * (8 * columns if kind == DENSE else SPIKE_RECORD.itemsize):
+        raise _refused(address, "payload length", f"that of {rows} rows", length)
+    return fields
+
+
+def decode(
+    header: bytes | memoryview, body: bytes | memoryview, address: Address, sequence: int, t0: int, t1: int,
+    rows: int | None = None,
+) -> Payload:  # fmt: skip
+    """The payload of frame `sequence` for ``[t0, t1)``; `rows`: the number of steps a dense frame must have.
+
+    The arrays are views of `body`. Raises FrameError with the field, the expected and the found value.
+    """
+    fields = _fields(header, address)
+    for field, expected, found in (
+        ("sequence", sequence, fields[6]),
+        ("t0", t0, fields[7]),
+        ("t1", t1, fields[8]),
+        ("payload length", fields[10], len(body)),
+    ):
+        if expected != found:
+            raise _refused(address, field, expected, found, sequence)
+    crc = zlib.crc32(body, zlib.crc32(bytes(header[:_CRC_AT]) + bytes(8)))
+    if crc != fields[11]:
+        raise _refused(address, "CRC-32", f"{crc:#010x}", f"{fields[11]:#010x}", sequence)
+    if address.kind == DENSE:
+        if rows is not None and rows != fields[9]:
+            raise _refused(address, "rows", rows, fields[9], sequence)
+        return check_dense(np.frombuffer(body, "<f8").reshape(fields[9], address.columns), address, sequence)
+    records = np.frombuffer(body, SPIKE_RECORD)
+    spikes = Spikes(np.ascontiguousarray(records["time"]), np.ascontiguousarray(records["sender"]))
+    return check_spikes(spikes, address, sequence, t0, t1)
+
+
+def check_dense(data: np.ndarray, address: Address, sequence: int) -> np.ndarray:
+    """`data` itself when every value is finite."""
+    if not np.isfinite(data).all():
+        row, column = np.argwhere(~np.isfinite(data))[0]
+        raise _refused(address, f"value at step {row}, column {column}", "finite", data[row, column], sequence)
+    return data
+
+
+def check_spikes(spikes: Spikes, address: Address, sequence: int, t0: int, t1: int) -> Spikes:
+    """`spikes` themselves when sorted in time, inside ``[t0, t1)`` and of known senders."""
+    times, senders = spikes
+    if len(times):
+        if times[0] < t0 or times[-1] >= t1 or times.min() < t0 or times.max() >= t1:
+            bad = times[(times < t0) | (times >= t1)][0]
+            raise _refused(address, "spike time", f"in [{t0}, {t1}) ticks", int(bad), sequence)
+        if (np.diff(times) < 0).any():
+            raise _refused(address, "spike times", "sorted", f"descending at {int(np.argmax(np.diff(times) < 0))}",
+                           sequence)  # fmt: skip
+        if senders.min() < 0 or senders.max() >= address.columns:
+            bad = senders[(senders < 0) | (senders >= address.columns)][0]
+            raise _refused(address, "sender", f"0 to {address.columns - 1}", int(bad), sequence)
+    return spikes
+
+
+def _refused(address: Address, field: str, expected: object, found: object, sequence: int | None = None) -> FrameError:
+    frame = "a frame" if sequence is None else f"frame {sequence}"
+    return FrameError(f"channel {address.name}: {frame} is refused: {field}: expected {expected}, found {found}.")
