@@ -1,0 +1,228 @@
+"""The recording: append-only logs of wire-format frames, one log per channel and stage, frame after frame.
+
+A log survives the death of its writer at any byte: what the kernel has taken stays, and a frame that was cut off is
+recognised by its length and ignored. It can be read while it grows. Position in the log = window number.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import os
+from array import array
+from collections.abc import Iterator
+from pathlib import Path
+
+import numpy as np
+
+from . import frame
+from .errors import FrameError, RunDirectoryError
+from .frame import HEADER, HEADER_BYTES, Address, Payload
+
+_PREFIX_BYTES = 32  # magic, wire version, kind, run id, channel, columns: the same in every frame of a log
+
+
+class FrameLog:
+    """A log being written by this program, the only writer. Each frame is one system call and is not synced to disk:
+    the page cache outlives the program, and the lock step never waits for a disk.
+
+    Raises RunDirectoryError when the file cannot be made or holds frames already.
+    """
+
+    def __init__(self, path: Path, address: Address) -> None:
+        self.path = path
+        self.address = address
+        self.frames = 0
+        self._size = 0
+        try:
+            self._fd = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_APPEND | os.O_CLOEXEC, 0o600)
+        except OSError as error:
+            raise RunDirectoryError(
+                f"The recording {path} cannot be written: {error.strerror}. Choose a run directory on a file system "
+                f"that this user can write to, or run with --set exchange.record=false."
+            ) from None
+        size = os.fstat(self._fd).st_size
+        if size:
+            os.close(self._fd)
+            raise RunDirectoryError(
+                f"The recording {path} already holds {size} bytes of an earlier run. Choose a new run directory."
+            )
+
+    def append(self, header: bytes, body: bytes | memoryview) -> None:
+        """Add one frame as made by ``frame.encode``.
+
+        Raises RunDirectoryError when the disk is full or fails; the log then still ends with a complete frame.
+        """
+        total = HEADER_BYTES + len(body)
+        try:
+            written = os.writev(self._fd, (header, body))
+            if written != total:  # the disk is nearly full, or a signal came in: the rest says which
+                self._write_rest(memoryview(bytes(header) + bytes(body))[written:])
+        except OSError as error:
+            self._cut_back()
+            raise RunDirectoryError(self._failure(error, total)) from None
+        self._size += total
+        self.frames += 1
+
+    def close(self) -> None:
+        if self._fd >= 0:
+            os.close(self._fd)
+            self._fd = -1
+
+    def __enter__(self) -> FrameLog:
+        return self
+
+    def __exit__(self, *exception: object) -> None:
+        self.close()
+
+    def _write_rest(self, rest: memoryview) -> None:
+        while rest:
+            rest = rest[os.write(self._fd, rest) :]
+
+    def _cut_back(self) -> None:
+        with contextlib.suppress(OSError):  # the reader ignores a cut-off frame as well
+            os.ftruncate(self._fd, self._size)
+
+    def _failure(self, error: OSError, total: int) -> str:
+        last = f"The last complete window in it is {self.frames - 1}." if self.frames else "It holds no window yet."
+        return (
+            f"The recording {self.path} cannot take the {total} bytes of window {self.frames}: {error.strerror} "
+            f"(errno {error.errno}, after {self._size} bytes). {last} Free space on this file system or choose a run "
+            f"directory on another one, then start again; --set exchange.record=false runs without a recording."
+        )
+
+
+class FrameIndex:
+    """The frames of a log, read on demand. Only headers are read to find them, payloads when asked for.
+
+    `torn_bytes`: length of a frame at the end that was cut off (or is just being written). ``refresh()`` takes in
+    what a running program has added since. Raises FrameError naming the frame when a header does not fit; with
+    `tolerant` the log ends before that frame instead, and `damage` says why.
+    """
+
+    def __init__(self, path: Path, address: Address, tolerant: bool = False) -> None:
+        self.path = path
+        self.address = address
+        self.torn_bytes = 0
+        self.damage: FrameError | None = None
+        self._tolerant = tolerant
+        self._offsets = array("q", [0])  # of each frame, and of the end of the last
+        self._edges = array("q")  # t0 of each frame, and t1 of the last [ticks]
+        self._rows = array("q")
+        # The part of the header that never changes is compared in one go; frame.decode does it field by field later.
+        self._prefix = frame.encode(address, 0, 0, 0, _nothing(address))[0][:_PREFIX_BYTES]
+        try:
+            self._fd = os.open(path, os.O_RDONLY | os.O_CLOEXEC)
+        except OSError as error:
+            raise RunDirectoryError(f"The recording {path} cannot be read: {error.strerror}.") from None
+        try:
+            self.refresh()
+        except FrameError:
+            self.close()
+            raise
+
+    def refresh(self) -> int:
+        """Index the frames added since the last look; returns how many there are now."""
+        size = os.fstat(self._fd).st_size
+        offset = self._offsets[-1]
+        while size - offset >= HEADER_BYTES:
+            header = os.pread(self._fd, HEADER_BYTES, offset)
+            if len(header) < HEADER_BYTES:  # cut back by its writer, whose disk is full
+                break
+            try:
+                fields = self._checked(header, offset)
+            except FrameError as error:
+                if not self._tolerant:
+                    raise
+                self.damage = error
+                return len(self._rows)
+            rows, length = fields[9], fields[10]
+            if offset + HEADER_BYTES + length > size:
+                break
+            offset += HEADER_BYTES + length
+            if not self._rows:
+                self._edges.append(fields[7])
+            self._edges.append(fields[8])
+            self._rows.append(rows)
+            self._offsets.append(offset)
+        self.torn_bytes = size - offset if size > offset else 0
+        return len(self._rows)
+
+    def __len__(self) -> int:
+        return len(self._rows)
+
+    def ticks(self, k: int) -> tuple[int, int]:
+        """``[t0, t1)`` of frame `k` in ticks."""
+        self._known(k)
+        return self._edges[k], self._edges[k + 1]
+
+    def rows(self, k: int) -> int:
+        """Steps of a dense frame, or the number of spikes, from the header alone."""
+        self._known(k)
+        return self._rows[k]
+
+    def payload(self, k: int) -> Payload:
+        """The payload of window `k`, checked in full (a read-only array, or Spikes).
+
+        Raises FrameError when it was altered, IndexError when the log has no such window.
+        """
+        self._known(k)
+        start, end = self._offsets[k], self._offsets[k + 1]
+        data = memoryview(os.pread(self._fd, end - start, start))
+        return frame.decode(
+            data[:HEADER_BYTES], data[HEADER_BYTES:], self.address, k, self._edges[k], self._edges[k + 1]
+        )
+
+    def __iter__(self) -> Iterator[Payload]:
+        for k in range(len(self)):
+            yield self.payload(k)
+
+    def close(self) -> None:
+        if self._fd >= 0:
+            os.close(self._fd)
+            self._fd = -1
+
+    def __enter__(self) -> FrameIndex:
+        return self
+
+    def __exit__(self, *exception: object) -> None:
+        self.close()
+
+    def __del__(self) -> None:
+        if hasattr(self, "_fd"):
+            self.close()
+
+    def _known(self, k: int) -> None:
+        if not 0 <= k < len(self._rows):
+            held = f"windows 0 to {len(self._rows) - 1}" if self._rows else "no window"
+            raise IndexError(f"{self.path} holds {held}, not {k}.")
+
+    def _checked(self, header: bytes, offset: int) -> tuple:
+        """The fields of the header at `offset`. Raises FrameError naming the frame when one does not fit."""
+        k = len(self._rows)
+        fields = HEADER.unpack(header)
+        try:
+            if header[:_PREFIX_BYTES] != self._prefix or fields[10] != fields[9] * self._row_bytes or fields[12]:
+                frame.payload_bytes(header, self.address)
+        except FrameError as error:
+            raise FrameError(f"{self.path}, window {k} at byte {offset}: {error}") from None
+        t0 = self._edges[-1] if self._edges else fields[7]
+        for field, expected, found in (("sequence", k, fields[6]), ("t0", t0, fields[7])):
+            if expected != found:
+                raise FrameError(
+                    f"{self.path}, window {k} at byte {offset}: {field}: expected {expected}, found {found}. The log "
+                    f"was altered or mixed with another; the {k} windows before are intact."
+                )
+        return fields
+
+    @property
+    def _row_bytes(self) -> int:
+        return 8 * self.address.columns if self.address.kind == frame.DENSE else frame.SPIKE_RECORD.itemsize
+
+
+def read(path: Path, address: Address) -> FrameIndex:
+    """The log at `path`, to be read while it grows or after its writer has ended, in whatever way."""
+    return FrameIndex(path, address)
+
+
+def _nothing(address: Address) -> Payload:
+    return np.empty((0, address.columns)) if address.kind == frame.DENSE else frame.Spikes.none()

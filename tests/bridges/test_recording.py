@@ -1,0 +1,279 @@
+"""The logs of frames and of timing: what was appended is what is read, whatever happened to the writer."""
+
+from __future__ import annotations
+
+import errno
+import os
+import stat
+import subprocess
+import sys
+
+import numpy as np
+import pytest
+from tvb_lockstep.bridges import frame, recording, timing
+from tvb_lockstep.bridges.errors import FrameError, RunDirectoryError
+from tvb_lockstep.bridges.frame import DENSE, HEADER_BYTES, SPIKES, Address, Spikes
+
+RUN_ID = bytes(range(16))
+RATES = Address(RUN_ID, 4, "tvb-E.raw", DENSE, 3)
+TRAINS = Address(RUN_ID, 5, "nest-E.raw", SPIKES, 20)
+
+
+def rates(k):
+    """Window k of 2 steps: 100 k + 10 step + column."""
+    return 100.0 * k + np.array([[0.0, 1.0, 2.0], [10.0, 11.0, 12.0]])
+
+
+def trains(k):
+    """Window k of 4 ticks has k spikes, of neurons 0, 1, ..., all in its second tick."""
+    return Spikes(np.full(k, 4 * k + 1, np.int64), np.arange(k, dtype=np.int32))
+
+
+def write_rates(path, n):
+    with recording.FrameLog(path, RATES) as log:
+        for k in range(n):
+            log.append(*frame.encode(RATES, k, 4 * k, 4 * k + 4, rates(k)))
+    return path
+
+
+def write_trains(path, n):
+    with recording.FrameLog(path, TRAINS) as log:
+        for k in range(n):
+            log.append(*frame.encode(TRAINS, k, 4 * k, 4 * k + 4, trains(k)))
+    return path
+
+
+def test_dense_frames_come_back_with_their_windows(tmp_path):
+    index = recording.read(write_rates(tmp_path / "a.frames", 3), RATES)
+    assert len(index) == 3 and index.torn_bytes == 0
+    assert [index.ticks(k) for k in range(3)] == [(0, 4), (4, 8), (8, 12)]
+    assert [index.rows(k) for k in range(3)] == [2, 2, 2]
+    assert index.payload(2).tolist() == [[200.0, 201.0, 202.0], [210.0, 211.0, 212.0]]
+    assert [payload[1, 0] for payload in index] == [10.0, 110.0, 210.0]
+
+
+def test_spike_frames_of_any_size_come_back_and_the_empty_ones_too(tmp_path):
+    index = recording.read(write_trains(tmp_path / "s.frames", 4), TRAINS)
+    assert [index.rows(k) for k in range(4)] == [0, 1, 2, 3]
+    assert [len(spikes) for spikes in index] == [0, 1, 2, 3]
+    assert index.payload(3).times.tolist() == [13, 13, 13]
+    assert index.payload(3).senders.tolist() == [0, 1, 2]
+
+
+def test_a_shorter_last_window_is_found(tmp_path):
+    path = tmp_path / "a.frames"
+    with recording.FrameLog(path, RATES) as log:
+        log.append(*frame.encode(RATES, 0, 0, 4, rates(0)))
+        log.append(*frame.encode(RATES, 1, 4, 6, rates(1)[:1]))
+    index = recording.read(path, RATES)
+    assert index.ticks(1) == (4, 6) and index.payload(1).tolist() == [[100.0, 101.0, 102.0]]
+
+
+def test_the_log_is_nothing_but_frames_and_only_its_owner_may_read_it(tmp_path):
+    path = write_trains(tmp_path / "s.frames", 3)
+    expected = b"".join(
+        bytes(part) for k in range(3) for part in frame.encode(TRAINS, k, 4 * k, 4 * k + 4, trains(k))
+    )
+    assert path.read_bytes() == expected
+    assert stat.S_IMODE(path.stat().st_mode) == 0o600
+
+
+def test_a_window_that_is_not_there_is_named_with_those_that_are(tmp_path):
+    index = recording.read(write_rates(tmp_path / "a.frames", 3), RATES)
+    with pytest.raises(IndexError, match="holds windows 0 to 2, not 3"):
+        index.payload(3)
+    with pytest.raises(IndexError, match="not -1"):
+        index.payload(-1)
+
+
+@pytest.mark.parametrize("write, address, full", [(write_rates, RATES, rates), (write_trains, TRAINS, trains)])
+def test_a_log_cut_at_any_byte_of_its_last_frame_keeps_all_the_others(tmp_path, write, address, full):
+    path = write(tmp_path / "whole.frames", 4)
+    whole = path.read_bytes()
+    last = HEADER_BYTES + len(frame.encode(address, 3, 12, 16, full(3))[1])
+    cut = tmp_path / "cut.frames"
+    for kept in range(last):
+        cut.write_bytes(whole[: len(whole) - last + kept])
+        with recording.read(cut, address) as index:
+            assert len(index) == 3 and index.torn_bytes == kept
+            assert np.array_equal(index.payload(2), full(2))
+    assert len(recording.read(path, address)) == 4
+
+
+def test_an_empty_log_holds_no_window(tmp_path):
+    path = tmp_path / "a.frames"
+    recording.FrameLog(path, RATES).close()
+    index = recording.read(path, RATES)
+    assert len(index) == 0 and index.torn_bytes == 0 and list(index) == []
+    with pytest.raises(IndexError, match="holds no window, not 0"):
+        index.payload(0)
+
+
+def test_every_flipped_byte_in_the_middle_is_refused_and_the_window_named(tmp_path):
+    path = write_rates(tmp_path / "a.frames", 3)
+    whole = path.read_bytes()
+    size = len(whole) // 3
+    bad = tmp_path / "bad.frames"
+    for position in range(size, 2 * size):
+        data = bytearray(whole)
+        data[position] ^= 0x41
+        bad.write_bytes(data)
+        with pytest.raises(FrameError, match=r"window 1 |frame 1 |window 2 at byte"):
+            for payload in recording.read(bad, RATES):
+                assert payload.shape == (2, 3)
+
+
+def test_a_log_of_another_run_is_refused(tmp_path):
+    path = write_rates(tmp_path / "a.frames", 1)
+    other = RATES._replace(run_id=bytes(16))
+    with pytest.raises(FrameError, match=r"a\.frames, window 0 at byte 0.*run id: expected 0{32}, found 000102"):
+        recording.read(path, other)
+
+
+def test_a_missing_frame_is_noticed(tmp_path):
+    path = write_rates(tmp_path / "a.frames", 3)
+    whole = path.read_bytes()
+    size = len(whole) // 3
+    path.write_bytes(whole[:size] + whole[2 * size :])
+    with pytest.raises(FrameError, match=r"window 1 at byte .*sequence: expected 1, found 2"):
+        recording.read(path, RATES)
+
+
+def test_a_tolerant_reader_keeps_what_lies_before_the_damage(tmp_path):
+    path = write_rates(tmp_path / "a.frames", 3)
+    data = bytearray(path.read_bytes())
+    data[2 * len(data) // 3] ^= 1  # the magic of window 2
+    path.write_bytes(data)
+    index = recording.FrameIndex(path, RATES, tolerant=True)
+    assert len(index) == 2 and index.payload(1)[0, 0] == 100.0
+    assert "window 2 at byte 256" in str(index.damage) and "magic" in str(index.damage)
+
+
+def test_a_log_is_read_while_it_grows(tmp_path):
+    path = tmp_path / "a.frames"
+    log = recording.FrameLog(path, RATES)
+    index = recording.read(path, RATES)
+    assert len(index) == 0
+    for k in range(5):
+        log.append(*frame.encode(RATES, k, 4 * k, 4 * k + 4, rates(k)))
+        assert index.refresh() == k + 1
+        assert np.array_equal(index.payload(k), rates(k))
+    header, body = frame.encode(RATES, 5, 20, 24, rates(5))
+    with open(path, "ab") as half:
+        half.write(header + bytes(body[:7]))
+    assert index.refresh() == 5 and index.torn_bytes == HEADER_BYTES + 7
+    with open(path, "ab") as half:
+        half.write(body[7:])
+    assert index.refresh() == 6 and index.torn_bytes == 0
+    assert np.array_equal(index.payload(5), rates(5))
+    log.close()
+
+
+def test_a_killed_writer_leaves_every_frame_it_appended(tmp_path):
+    path = tmp_path / "a.frames"
+    script = f"""
+import os, signal
+import numpy as np
+from pathlib import Path
+from tvb_lockstep.bridges import frame, recording
+address = frame.Address({RUN_ID!r}, 4, "tvb-E.raw", frame.DENSE, 3)
+log = recording.FrameLog(Path({str(path)!r}), address)
+for k in range(50):
+    log.append(*frame.encode(address, k, 4 * k, 4 * k + 4, np.full((2, 3), float(k))))
+os.kill(os.getpid(), signal.SIGKILL)
+"""
+    assert subprocess.run([sys.executable, "-c", script], check=False).returncode == -9
+    index = recording.read(path, RATES)
+    assert len(index) == 50 and index.torn_bytes == 0
+    assert [payload[0, 0] for payload in index] == [float(k) for k in range(50)]
+
+
+def test_a_log_that_holds_frames_is_not_written_again(tmp_path):
+    path = write_rates(tmp_path / "a.frames", 1)
+    before = path.read_bytes()
+    with pytest.raises(RunDirectoryError, match=r"already holds 128 bytes of an earlier run\. Choose a new"):
+        recording.FrameLog(path, RATES)
+    assert path.read_bytes() == before
+
+
+def test_a_folder_that_is_not_there_is_named(tmp_path):
+    with pytest.raises(RunDirectoryError, match=r"nowhere/a\.frames cannot be written: No such file"):
+        recording.FrameLog(tmp_path / "nowhere" / "a.frames", RATES)
+    with pytest.raises(RunDirectoryError, match=r"a\.frames cannot be read: No such file"):
+        recording.read(tmp_path / "a.frames", RATES)
+
+
+def test_a_full_disk_ends_the_log_with_a_complete_frame_and_says_which(tmp_path):
+    """The kernel's own short write and error, by a limit on the size of files: 2 frames of 128 bytes and 44 more."""
+    path = tmp_path / "a.frames"
+    script = f"""
+import resource
+import numpy as np
+from pathlib import Path
+from tvb_lockstep.bridges import frame, recording
+from tvb_lockstep.bridges.errors import RunDirectoryError
+resource.setrlimit(resource.RLIMIT_FSIZE, (300, 300))
+address = frame.Address({RUN_ID!r}, 4, "tvb-E.raw", frame.DENSE, 3)
+log = recording.FrameLog(Path({str(path)!r}), address)
+for k in range(3):
+    try:
+        log.append(*frame.encode(address, k, 4 * k, 4 * k + 4, np.full((2, 3), float(k))))
+    except RunDirectoryError as error:
+        print(error)
+"""
+    said = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, check=True).stdout
+    assert "cannot take the 128 bytes of window 2: File too large" in said
+    assert "The last complete window in it is 1." in said and "Free space" in said
+    assert path.stat().st_size == 256
+    assert [payload[0, 0] for payload in recording.read(path, RATES)] == [0.0, 1.0]
+
+
+@pytest.mark.parametrize("number", [errno.ENOSPC, errno.EIO])
+def test_an_error_of_the_disk_says_path_error_and_last_window(tmp_path, monkeypatch, number):
+    log = recording.FrameLog(tmp_path / "a.frames", RATES)
+
+    def fail(fd, buffers):
+        raise OSError(number, os.strerror(number))
+
+    with monkeypatch.context() as patch:
+        patch.setattr(os, "writev", fail)
+        with pytest.raises(RunDirectoryError, match=rf"a\.frames .*{os.strerror(number)}.* It holds no window yet"):
+            log.append(*frame.encode(RATES, 0, 0, 4, rates(0)))
+    log.append(*frame.encode(RATES, 0, 0, 4, rates(0)))  # there is space again
+    log.close()
+    assert np.array_equal(recording.read(tmp_path / "a.frames", RATES).payload(0), rates(0))
+
+
+def test_timing_rows_are_read_while_they_are_written_and_the_others_are_nan(tmp_path):
+    path = tmp_path / "tvb.npy"
+    with timing.Timing(path, 4) as writer:
+        data = timing.read(path)
+        assert data.shape == (4, 6) and np.isnan(data).all()
+        writer.row(2, 1000.0, 1000.5, 0.25, 0.125, 0.0625, 0.5)
+        assert data[2].tolist() == [1000.0, 1000.5, 0.25, 0.125, 0.0625, 0.5]
+        assert timing.recorded(data).tolist() == [2]
+        with pytest.raises(IndexError, match="window 4: the run has windows 0 to 3"):
+            writer.row(4, 0, 0, 0, 0, 0, 0)
+    assert np.load(path)[2, 1] == 1000.5
+    assert stat.S_IMODE(path.stat().st_mode) == 0o600
+    assert [file.name for file in tmp_path.iterdir()] == ["tvb.npy"]
+
+
+def test_timing_of_an_earlier_run_is_not_overwritten_unless_no_window_was_run(tmp_path):
+    path = tmp_path / "tvb.npy"
+    timing.Timing(path, 2).close()
+    with timing.Timing(path, 3) as writer:
+        writer.row(0, 1, 2, 3, 4, 5, 6)
+    with pytest.raises(RunDirectoryError, match=r"tvb\.npy already holds the timing of an earlier run"):
+        timing.Timing(path, 3)
+    assert timing.read(path).shape == (3, 6)
+
+
+def test_a_timing_file_that_is_not_one_is_refused(tmp_path):
+    path = tmp_path / "tvb.npy"
+    path.write_bytes(b"\x93NUMPY")
+    with pytest.raises(RunDirectoryError, match=r"tvb\.npy cannot be read"):
+        timing.read(path)
+    np.save(path, np.zeros((3, 2)))
+    with pytest.raises(RunDirectoryError, match=r"shape \(3, 2\)"):
+        timing.read(path)
