@@ -5,7 +5,6 @@ from __future__ import annotations
 import difflib
 import importlib.util
 import sys
-import tomllib
 from collections.abc import Callable
 from pathlib import Path
 from types import ModuleType
@@ -14,10 +13,12 @@ from typing import Annotated, Any, Literal, Union, get_args, get_origin
 from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, ValidationError, model_validator
 
 from .errors import ExperimentError
+from .experiment_file import SIMULATORS, find, read, shipped
+
+__all__ = ["SIMULATORS", "Experiment", "find", "load", "shipped", "user_function", "validate"]
 
 Names = Annotated[list[str], BeforeValidator(lambda value: [value] if isinstance(value, str) else value)]
 Regions = Annotated[list[str | int], BeforeValidator(lambda value: value if isinstance(value, list) else [value])]
-SIMULATORS = ("nest", "annarchy", "netpyne")
 
 
 class Section(BaseModel):
@@ -179,42 +180,12 @@ def flatten(value: Any, prefix: str = "") -> dict[str, Any]:
     return flat
 
 
-def shipped() -> dict[str, Path]:
-    """The experiments that come with the toolkit, by name."""
-    folder = Path(__file__).resolve().parent.parent / "scripts" / "experiments"
-    return {path.parent.name: path for path in sorted(folder.glob("*/experiment.toml"))}
-
-
-def find(name_or_path: str) -> Path:
-    """The experiment.toml meant by a shipped name, a folder or a file."""
-    path = Path(name_or_path)
-    if path.is_dir():
-        path = path / "experiment.toml"
-    if path.is_file():
-        return path.resolve()
-    if name_or_path in shipped():
-        return shipped()[name_or_path]
-    raise ExperimentError(
-        f"There is no experiment {name_or_path!r}: neither a folder with an experiment.toml, nor a .toml file, nor one "
-        f"of the experiments that come with lockstep: {', '.join(shipped())}."
-    )
-
-
 def load(name_or_path: str, overrides: list[str] | None = None) -> tuple[Experiment, Path]:
     """The validated experiment, overrides applied (``["exchange.transport=file", "duration=200"]``), and its file.
 
     Raises ExperimentError naming the key, the value and what is allowed.
     """
-    path = find(name_or_path)
-    try:
-        data = tomllib.loads(path.read_text())
-    except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
-        raise ExperimentError(f"{path} is not valid TOML: {error}.") from None
-    if isinstance(data.get("spikenet"), dict):
-        data["spikenet"] = [data["spikenet"]]
-    data.setdefault("name", path.parent.name)
-    for override in overrides or []:
-        _override(data, override)
+    data, path = read(name_or_path, overrides)
     return validate(data, str(path)), path
 
 
@@ -222,43 +193,8 @@ def validate(data: dict[str, Any], source: str) -> Experiment:
     try:
         return Experiment.model_validate(data)
     except ValidationError as error:
-        lines = [_explain(item) for item in error.errors()]
-        raise ExperimentError(f"{source} is not a valid experiment:\n" + "\n".join(f"  {line}" for line in lines)) from None
-
-
-def _override(data: dict[str, Any], override: str) -> None:
-    key, equals, text = override.partition("=")
-    keys = key.strip().split(".")
-    if not equals or not all(keys):
-        raise ExperimentError(f"--set {override}: expected KEY=VALUE, for example --set exchange.transport=file.")
-    try:
-        value = tomllib.loads(f"value = {text}")["value"]
-    except tomllib.TOMLDecodeError:
-        value = text  # a bare word is a string
-    target: Any = data
-    for i, part in enumerate(keys):
-        if isinstance(target, list):
-            # with one spiking program its number may be left out: spikenet.simulator
-            if not part.isdigit() and len(target) == 1:
-                target, part = target[0], part
-            elif part.isdigit() and int(part) < len(target):
-                target_list, part = target, int(part)  # type: ignore[assignment]
-                if i == len(keys) - 1:
-                    target_list[part] = value
-                    return
-                target = target_list[part]
-                continue
-            else:
-                raise ExperimentError(
-                    f"--set {override}: {'.'.join(keys[:i])} is a list of {len(target)}; go on with a number from 0 to "
-                    f"{len(target) - 1}, as in {'.'.join([*keys[:i], '0', *keys[i:]])}."
-                )
-        if not isinstance(target, dict):
-            raise ExperimentError(f"--set {override}: {'.'.join(keys[:i])} is a value, it has no key {part!r}.")
-        if i == len(keys) - 1:
-            target[part] = value
-        else:
-            target = target.setdefault(part, {})
+        lines = [f"  {_explain(item)}" for item in error.errors()]
+        raise ExperimentError("\n".join([f"{source} is not a valid experiment:", *lines])) from None
 
 
 def _explain(item: Any) -> str:
@@ -286,8 +222,9 @@ def _keys_at(location: list[Any]) -> list[str]:
     """The keys that a section knows, found by following the field types from the top."""
     here: Any = Experiment
     for part in location:
-        if isinstance(part, str) and isinstance(here, type) and issubclass(here, BaseModel) and part in here.model_fields:
-            here = _section_in(here.model_fields[part].annotation)
+        fields = here.model_fields if isinstance(here, type) and issubclass(here, BaseModel) else {}
+        if part in fields:
+            here = _section_in(fields[part].annotation)
     return sorted(here.model_fields) if isinstance(here, type) and issubclass(here, BaseModel) else []
 
 
