@@ -1,0 +1,198 @@
+"""Rates to spikes: independent Poisson trains, the same for every simulator that plays them."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+import numpy as np
+
+from . import random
+from .base import Clock, End, SignalLike, TransformerError, read_params
+from .linear import Linear, linear_text
+
+# Beyond this many spikes of a column in one resolution step, exp(-mean) leaves the range of a float64.
+MAX_SPIKES_PER_BIN = 700.0
+_BLOCK = 4096  # numbers drawn ahead at a time; a matter of speed only
+
+
+class RatesToSpikes:
+    """Independent Poisson spike trains, `out.sizes[c]` of them per column c, each with the rate of its column.
+
+    Dense (n_steps, n_columns) -> (times, senders), sorted by time, then by sender. The rate of every train is
+    r_c(s) = scale_factor_c · x_c(s) + translation_factor_c, in `unit` (default Hz), constant over TVB step s,
+    ``[s dt, (s + 1) dt)``. The number of spikes of a train in resolution bin ``[b h, (b + 1) h)`` is
+
+        N ~ Poisson(r_c h),
+
+    independent between bins and trains: an inhomogeneous Poisson process (Dayan & Abbott 2001, Theoretical
+    Neuroscience, ch. 1.4) seen on the grid of the spiking program, the T_MF->SP of the slides. A bin may hold several
+    spikes of one train, and all of them go out. A spike of bin b has time b·h, in ticks; sender = number of trains of
+    the columns before + index of the train.
+
+    How: the sum over the n trains of a column is Poisson(n r h), and given the sum each spike belongs to any of the
+    trains with the same probability, independently (Kingman 1993, Poisson Processes, the superposition and colouring
+    theorems). So one uniform number gives the count of a column in a bin, by the inverse of its distribution function,
+    and one more word per spike gives its train; the cost does not depend on the number of trains.
+
+    Random numbers are those of (seed, key, label of the raw column) at the absolute bin number (see `random.py`):
+    a region's spikes are the same whatever the window, the row order, the program or a restart. Hence `key` should name
+    what is sent, not where to; two channels of equal key and label get identical trains if their rates are. No state.
+
+    Params: scale_factor, translation_factor, unit, clip (see `Linear`).
+    """
+
+    name = "rates_to_spikes"
+    raw_kind, out_kind = "dense", "spikes"
+    defaults: Mapping[str, Any] = {**Linear.defaults, "unit": "Hz"}
+
+    def __init__(
+        self, params: Mapping[str, Any], raw: SignalLike, out: SignalLike, clock: Clock, seed: int, key: str,
+        initial: float = 0.0,
+    ) -> None:  # fmt: skip
+        if len(raw.labels) != len(out.sizes):
+            raise TransformerError(
+                f"transformer {self.name}: {len(raw.labels)} columns come in but the spikes going out have "
+                f"{len(out.sizes)} groups of trains; there must be one group per column."
+            )
+        if len(set(raw.labels)) < len(raw.labels):
+            twice = next(label for label in raw.labels if raw.labels.count(label) > 1)
+            raise TransformerError(
+                f"transformer {self.name}: two columns are both called {twice!r}; they would get the same spikes."
+            )
+        rates = End("dense", "Hz", tuple(raw.labels), (1,) * len(raw.labels))
+        self._rate = Linear(params, raw, rates, clock, seed, key, name=self.name)
+        self._labels = rates.labels
+        self._sizes = np.array(out.sizes, np.uint64)
+        self._offsets = np.concatenate([[0], np.cumsum(out.sizes)])[:-1].astype(np.int64)
+        self._trains = int(sum(out.sizes))
+        self._mean_per_hz = np.array(out.sizes, np.float64) * (clock.resolution_ms / 1000.0)
+        self._bins_per_step = clock.dt_ticks // clock.resolution_ticks
+        self._bin_ticks = clock.resolution_ticks
+        self._keys = random.schedule(np.array([random.key_of(seed, key, label) for label in raw.labels]).reshape(-1, 2))
+        # numbers are made by blocks of bins, aligned at multiples of their length, and the last block is kept
+        self._block_bins = max(1, _BLOCK // max(1, len(raw.labels)))
+        self._block_keys = np.tile(self._keys, self._block_bins)
+        self._block_number = -1
+        self._block: tuple[np.ndarray, np.ndarray] | None = None
+
+    @property
+    def clipped(self) -> int:
+        return self._rate.clipped
+
+    def __call__(self, payload: np.ndarray, first_step: int, end_step: int) -> tuple[np.ndarray, np.ndarray]:
+        rates = self._rate(payload, first_step, end_step)
+        first_bin = first_step * self._bins_per_step
+        if first_bin < 0:
+            raise TransformerError(f"transformer {self.name}: step {first_step} lies before t = 0.")
+        means = rates * self._mean_per_hz
+        if means.size and means.max() > MAX_SPIKES_PER_BIN:
+            self._too_many(rates, means, first_step)
+        uniforms, words = self._numbers(first_bin, end_step * self._bins_per_step)
+        # one row per bin, flat: index = (bin - first_bin) * n_columns + column
+        silent = np.exp(-means)  # the probability of no spike
+        if self._bins_per_step > 1:
+            silent = np.repeat(silent, self._bins_per_step, axis=0)
+        active = np.flatnonzero(uniforms >= silent)
+        if not len(active):
+            return np.zeros(0, np.int64), np.zeros(0, np.int32)
+        n_columns = len(self._labels)
+        bins, columns = np.divmod(active, n_columns)
+        counts = _poisson_quantile(
+            uniforms.reshape(-1)[active], means[bins // self._bins_per_step, columns], silent.reshape(-1)[active]
+        )
+        trains, owners = self._draw_trains(active, bins + first_bin, columns, counts, words)
+        order = np.sort(bins[owners] * self._trains + self._offsets[columns[owners]] + trains)
+        times, senders = np.divmod(order, self._trains)
+        times += first_bin
+        times *= self._bin_ticks
+        return times, senders.astype(np.int32)
+
+    def _numbers(self, first_bin: int, end_bin: int) -> tuple[np.ndarray, np.ndarray]:
+        """Uniforms (n_bins, n_columns) for the counts, and words (2, n_bins, n_columns) for the first two trains."""
+        length = self._block_bins
+        parts = []
+        for number in range(first_bin // length, -(-end_bin // length)):
+            uniforms, words = self._block_of(number)
+            cut = slice(max(0, first_bin - number * length), min(length, end_bin - number * length))
+            parts.append((uniforms[cut], words[:, cut]))
+        if len(parts) == 1:
+            return parts[0]
+        n_columns = len(self._labels)
+        if not parts:
+            return np.zeros((0, n_columns)), np.zeros((2, 0, n_columns), np.uint64)
+        return np.concatenate([part[0] for part in parts]), np.concatenate([part[1] for part in parts], axis=1)
+
+    def _block_of(self, number: int) -> tuple[np.ndarray, np.ndarray]:
+        if number != self._block_number or self._block is None:
+            n_columns = len(self._labels)
+            bins = np.arange(number * self._block_bins, (number + 1) * self._block_bins, dtype=np.uint64)
+            w0, w1, w2, w3 = random.philox(np.repeat(bins, n_columns), 0, self._block_keys)
+            shape = (self._block_bins, n_columns)
+            self._block = random.uniform(w0, w1).reshape(shape), np.stack([w2, w3]).reshape(2, *shape)
+            self._block_number = number
+        return self._block
+
+    def _draw_trains(
+        self, active: np.ndarray, bins: np.ndarray, columns: np.ndarray, counts: np.ndarray, words: np.ndarray
+    ) -> tuple[np.ndarray, np.ndarray]:
+        """The train of every spike within its column, and which entry of `active` the spike belongs to.
+
+        The first two spikes of a bin take the words that came with its count; further ones are drawn, four at a time.
+        """
+        flat = words.reshape(2, -1)
+        second = np.flatnonzero(counts >= 2)
+        owners = [np.arange(len(active)), second]
+        drawn = [flat[0, active], flat[1, active[second]]]
+        many = np.flatnonzero(counts > 2)
+        if len(many):
+            calls = (counts[many] + 1) // 4  # the number of fours that hold counts - 2 words
+            owner = np.repeat(many, calls)
+            draw = np.arange(len(owner)) - np.repeat(np.cumsum(calls) - calls, calls)  # 0, 1, ... within each owner
+            four = random.philox(
+                bins[owner].astype(np.uint64), (draw + 1).astype(np.uint64), self._keys[:, :, columns[owner]]
+            )
+            for i, word in enumerate(four):
+                wanted = 2 + 4 * draw + i < counts[owner]
+                owners.append(owner[wanted])
+                drawn.append(word[wanted])
+        owner = np.concatenate(owners)
+        # word · n / 2^32: uniform over the n trains, to within n / 2^32
+        trains = (np.concatenate(drawn) * self._sizes[columns[owner]]) >> np.uint64(32)
+        return trains.astype(np.int64), owner
+
+    def _too_many(self, rates: np.ndarray, means: np.ndarray, first_step: int) -> None:
+        step, column = np.unravel_index(np.argmax(means), means.shape)
+        raise TransformerError(
+            f"transformer {self.name}: {rates[step, column]:g} Hz in each of {int(self._sizes[column])} trains of "
+            f"{self._labels[column]} in step {first_step + step} make {means[step, column]:.4g} spikes per resolution "
+            f"step, more than {MAX_SPIKES_PER_BIN:g}. Check scale_factor and unit, or use model RATE, which sends the rate."
+        )
+
+    @classmethod
+    def describe(cls, params: Mapping[str, Any]) -> str:
+        given = read_params(cls.name, params, cls.defaults)
+        return f"n Poisson trains of rate r = {linear_text(given, 'x')}"
+
+
+def _poisson_quantile(u: np.ndarray, mean: np.ndarray, silent: np.ndarray) -> np.ndarray:
+    """The smallest k with P(N <= k) > u, for N ~ Poisson(mean); all (n,), `silent` = exp(-mean), u >= silent.
+
+    P(N <= k) is summed from P(k) = P(k - 1) · mean / k. Where rounding keeps the sum below u the search ends twelve
+    standard deviations above the mean, which no u of 53 bits means.
+    """
+    counts = np.ones(len(u), np.int64)
+    cap = mean + 12.0 * np.sqrt(mean) + 30.0
+    left = np.arange(len(u))
+    probability = silent * mean
+    cumulative = silent + probability
+    k = 1
+    while True:
+        going = np.flatnonzero((u >= cumulative) & (k < cap))
+        if not len(going):
+            return counts
+        left, u, mean, cap = left[going], u[going], mean[going], cap[going]
+        k += 1
+        counts[left] = k
+        probability = probability[going] * (mean / k)
+        cumulative = cumulative[going] + probability
