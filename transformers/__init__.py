@@ -57,7 +57,7 @@ def make(
 
 
 def default_for(direction: str, model: str) -> str:
-    """The transformer of a row that names none: direction is "tvb_to_spikenet" or "spikenet_to_tvb", model the row's."""
+    """The transformer of a row that names none; direction is "tvb_to_spikenet" or "spikenet_to_tvb"."""
     try:
         return _DEFAULTS[direction, model]
     except KeyError:

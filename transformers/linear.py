@@ -57,7 +57,7 @@ class Linear:
         unit = given["unit"]
         if unit is not None:
             if not isinstance(unit, str) or not (out.unit or raw.unit):
-                reason = "it must be a text such as 'Hz'" if out.unit or raw.unit else "neither end has one, leave it out"
+                reason = "it must be a text, like 'Hz'" if out.unit or raw.unit else "neither end has one, leave it out"
                 raise TransformerError(f"transformer {name}: unit = {unit!r}: {reason}.")
             try:
                 if out.unit:

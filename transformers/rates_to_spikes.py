@@ -13,7 +13,7 @@ from .linear import Linear, linear_text
 
 # Beyond this many spikes of a column in one resolution step, exp(-mean) leaves the range of a float64.
 MAX_SPIKES_PER_BIN = 700.0
-_BLOCK = 4096  # numbers drawn ahead at a time; a matter of speed only
+_BLOCK = 2048  # numbers drawn ahead at a time; a matter of speed only
 
 
 class RatesToSpikes:
@@ -97,13 +97,17 @@ class RatesToSpikes:
         if not len(active):
             return np.zeros(0, np.int64), np.zeros(0, np.int32)
         n_columns = len(self._labels)
-        bins, columns = np.divmod(active, n_columns)
+        bins = active // n_columns
+        columns = active - bins * n_columns
         counts = _poisson_quantile(
             uniforms.reshape(-1)[active], means[bins // self._bins_per_step, columns], silent.reshape(-1)[active]
         )
         trains, owners = self._draw_trains(active, bins + first_bin, columns, counts, words)
-        order = np.sort(bins[owners] * self._trains + self._offsets[columns[owners]] + trains)
-        times, senders = np.divmod(order, self._trains)
+        order = bins * self._trains + self._offsets[columns]
+        order = order[owners] + trains
+        order.sort()  # by time, then by sender
+        times = order // self._trains
+        senders = order - times * self._trains
         times += first_bin
         times *= self._bin_ticks
         return times, senders.astype(np.int32)
@@ -141,11 +145,14 @@ class RatesToSpikes:
         The first two spikes of a bin take the words that came with its count; further ones are drawn, four at a time.
         """
         flat = words.reshape(2, -1)
-        second = np.flatnonzero(counts >= 2)
-        owners = [np.arange(len(active)), second]
-        drawn = [flat[0, active], flat[1, active[second]]]
-        many = np.flatnonzero(counts > 2)
-        if len(many):
+        owners, drawn = [np.arange(len(active))], [flat[0, active]]
+        most = counts.max()
+        if most >= 2:
+            second = np.flatnonzero(counts >= 2)
+            owners.append(second)
+            drawn.append(flat[1, active[second]])
+        if most > 2:
+            many = np.flatnonzero(counts > 2)
             calls = (counts[many] + 1) // 4  # the number of fours that hold counts - 2 words
             owner = np.repeat(many, calls)
             draw = np.arange(len(owner)) - np.repeat(np.cumsum(calls) - calls, calls)  # 0, 1, ... within each owner
@@ -156,17 +163,17 @@ class RatesToSpikes:
                 wanted = 2 + 4 * draw + i < counts[owner]
                 owners.append(owner[wanted])
                 drawn.append(word[wanted])
-        owner = np.concatenate(owners)
+        all_owners, all_drawn = (owners[0], drawn[0]) if most == 1 else (np.concatenate(owners), np.concatenate(drawn))
         # word · n / 2^32: uniform over the n trains, to within n / 2^32
-        trains = (np.concatenate(drawn) * self._sizes[columns[owner]]) >> np.uint64(32)
-        return trains.astype(np.int64), owner
+        trains = (all_drawn * self._sizes[columns[all_owners]]) >> np.uint64(32)
+        return trains.astype(np.int64), all_owners
 
     def _too_many(self, rates: np.ndarray, means: np.ndarray, first_step: int) -> None:
         step, column = np.unravel_index(np.argmax(means), means.shape)
         raise TransformerError(
             f"transformer {self.name}: {rates[step, column]:g} Hz in each of {int(self._sizes[column])} trains of "
             f"{self._labels[column]} in step {first_step + step} make {means[step, column]:.4g} spikes per resolution "
-            f"step, more than {MAX_SPIKES_PER_BIN:g}. Check scale_factor and unit, or use model RATE, which sends the rate."
+            f"step, over {MAX_SPIKES_PER_BIN:g}. Check scale_factor and unit, or send the rate itself (model RATE)."
         )
 
     @classmethod
@@ -182,10 +189,12 @@ def _poisson_quantile(u: np.ndarray, mean: np.ndarray, silent: np.ndarray) -> np
     standard deviations above the mean, which no u of 53 bits means.
     """
     counts = np.ones(len(u), np.int64)
-    cap = mean + 12.0 * np.sqrt(mean) + 30.0
-    left = np.arange(len(u))
     probability = silent * mean
     cumulative = silent + probability
+    if (u < cumulative).all():
+        return counts
+    cap = mean + 12.0 * np.sqrt(mean) + 30.0
+    left = np.arange(len(u))
     k = 1
     while True:
         going = np.flatnonzero((u >= cumulative) & (k < cap))
