@@ -47,6 +47,12 @@ class FrameLog:
                 f"The recording {path} already holds {size} bytes of an earlier run. Choose a new run directory."
             )
 
+    @classmethod
+    def create(cls, run_dir: Path, address: Address) -> FrameLog:
+        """The log of `address` at its place in a run directory, ``record/NAME.frames``."""
+        (run_dir / "record").mkdir(mode=0o700, exist_ok=True)
+        return cls(path_of(run_dir, address), address)
+
     def append(self, header: bytes, body: bytes | memoryview) -> None:
         """Add one frame as made by ``frame.encode``.
 
@@ -217,6 +223,10 @@ class FrameIndex:
     @property
     def _row_bytes(self) -> int:
         return 8 * self.address.columns if self.address.kind == frame.DENSE else frame.SPIKE_RECORD.itemsize
+
+
+def path_of(run_dir: Path, address: Address) -> Path:
+    return run_dir / "record" / f"{address.name}.frames"
 
 
 def read(path: Path, address: Address) -> FrameIndex:
