@@ -1,0 +1,468 @@
+"""NEST, driven window by window. README.md here has the conventions, the figures and the traps.
+
+NEST's step ``(t, t + h]`` is stamped with its end; it is our half-open step ``[t, t + h)``. So a spike that NEST stamps
+``t_ms`` has the step number ``round(t_ms / h) - 1``, and a spike of step n is given to NEST as ``(n + 1) h``.
+"""
+
+from __future__ import annotations
+
+import math
+import os
+import sys
+import threading
+from collections.abc import Callable
+from types import ModuleType
+from typing import Any
+
+import numpy as np
+
+from ...bridges.contract import Channel, Edge
+from ...bridges.errors import ExperimentError, LockstepError
+from ...bridges.experiment import SpikenetSection
+from ...bridges.frame import Payload, Spikes
+from ...bridges.grid import NS_PER_MS, Grid, to_ns
+from ..adapter import BuildRequest, Connectome, Population
+
+MODELS = {"RATE": "dense", "SPIKES": "spikes", "CURRENT": "dense"}
+DEVICES = {
+    "RATE": "inhomogeneous_poisson_generator",
+    "SPIKES": "spike_generator",
+    "CURRENT": "step_current_generator",
+}
+NEST_TIC_NS = 1000  # NEST counts time in tics of a microsecond; a resolution is a multiple of it
+CLOCK_CHECK = 1000  # windows between two looks at NEST's own clock (a look costs 70 µs)
+
+_home_thread: int | None = None  # NEST crashes when it is used from another thread than the one that imported it
+
+
+def import_nest() -> ModuleType:
+    """The `nest` module, imported without its banner and without side effects on this process.
+
+    NEST's init reads sys.argv and leaves every later library to be loaded with RTLD_GLOBAL: neither is wanted here.
+    """
+    global _home_thread
+    if _home_thread is None:
+        # somebody's own `import nest` came first: by every likelihood in the main thread
+        imported = "nest" in sys.modules
+        _home_thread = threading.main_thread().ident if imported else threading.get_ident()
+    if threading.get_ident() != _home_thread:
+        raise LockstepError(
+            "NEST was imported in another thread of this process, and crashes when it is used from this one. "
+            "Import and run NEST in one thread, or give it a process of its own (exchange.transport = 'shm')."
+        )
+    # with the default, idle OpenMP threads spin and take the cores from the other program
+    os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
+    quiet, argv, flags = os.environ.get("PYNEST_QUIET"), sys.argv, sys.getdlopenflags()
+    os.environ["PYNEST_QUIET"] = "1"
+    sys.argv = sys.argv[:1] or [""]
+    try:
+        import nest
+    finally:
+        sys.argv = argv
+        sys.setdlopenflags(flags)
+        if quiet is None:
+            del os.environ["PYNEST_QUIET"]
+    return nest
+
+
+class Nest:
+    """NEST as a `SpikingSimulator` (see spikenet_side/adapter.py).
+
+    min_delay_ms: NEST's communication slice, known after `connect`. It divides every window, so that the numbers do not
+    depend on how time is cut. counters: what was given to NEST, per channel (spikes, or values of a dense signal), and
+    under "recorded" the spikes that came out.
+    """
+
+    name = "nest"
+    # The shortest delay of an edge, in steps of the resolution. A current generator acts two steps after its time.
+    min_edge_steps = {"RATE": 1, "SPIKES": 1, "CURRENT": 2}  # noqa: RUF012
+
+    def __init__(self) -> None:
+        self._nest = import_nest()
+        self._api = self._nest.ll_api.nestkernel
+        self.version: str = self._nest.__version__
+        self.populations: tuple[Population, ...] = ()
+        self.min_delay_ms = 0.0
+        self.counters: dict[str, int] = {"recorded": 0}
+        self._spikes = Spikes.none()
+
+    # ------------------------------------------------------------------------------------------------- set-up
+
+    def open(
+        self,
+        section: SpikenetSection,
+        grid: Grid,
+        connectome: Connectome,
+        seed: int,
+        build: Callable[[BuildRequest], Any],
+    ) -> None:
+        """Reset NEST's kernel, set resolution, seed and threads, and make the user's network.
+
+        `build` returns ``{region: {population: NodeCollection}}``. `seed` is NEST's rng_seed: 1 to 2^32 - 1.
+        Raises ExperimentError for a result of `build` that cannot be used.
+        """
+        nest = self._nest
+        self._section, self._grid = section, grid
+        self._step_ns = to_ns(section.resolution, f"resolution of {section.name}")
+        if self._step_ns % NEST_TIC_NS:
+            raise ExperimentError(
+                f"resolution of {section.name} = {section.resolution} ms: NEST counts time in microseconds; choose a "
+                f"multiple of 0.001 ms."
+            )
+        dt_ns = grid.dt_ticks * grid.tick_ns
+        if dt_ns % self._step_ns or self._step_ns % grid.tick_ns:
+            raise ExperimentError(
+                f"resolution of {section.name} = {section.resolution} ms does not divide TVB's dt = {grid.dt_ms} ms, "
+                f"or is not a multiple of the tick of {grid.tick_ms} ms."
+            )
+        if not 1 <= seed < 2**32:
+            raise ExperimentError(f"seed of {section.name} = {seed}: NEST takes 1 to {2**32 - 1}.")
+        self._step_ticks = self._step_ns // grid.tick_ns
+        self._dt_steps = dt_ns // self._step_ns
+        self._now = 0  # TVB steps done
+        self._windows = 0
+
+        kernel = {
+            "resolution": section.resolution,
+            "rng_seed": seed,
+            "local_num_threads": section.threads,
+        }
+        nest.ResetKernel()
+        nest.verbosity = nest.VerbosityLevel.ERROR
+        nest.set(**kernel)
+        request = BuildRequest(connectome.regions, section.params, seed, section.resolution, connectome)
+        self._take(build(request), connectome.regions)
+        status = nest.GetKernelStatus()
+        changed = {key: status[key] for key, value in kernel.items() if status[key] != value}
+        if changed or status["biological_time"] != 0:
+            raise ExperimentError(
+                f"{section.build}: the build function has changed NEST's kernel: {changed or 'it has simulated'}. "
+                f"It is set up before build is called ({kernel}); create and connect nodes only."
+            )
+
+    def _take(self, network: Any, regions: tuple[str, ...]) -> None:
+        """Check what `build` returned, and number the neurons through the populations."""
+
+        def refuse(found: str) -> ExperimentError:
+            return ExperimentError(
+                f"{self._section.build}: {found}. It must return a dictionary of the regions "
+                f"({', '.join(regions)}), each a dictionary of population names to non-empty NodeCollections, as in "
+                f"{{{regions[0]!r}: {{'E': nest.Create('iaf_cond_exp', 100)}}}}."
+            )
+
+        if not isinstance(network, dict):
+            raise refuse(f"the build function returned {_shown(network)}")
+        missing = [region for region in regions if region not in network]
+        unknown = [str(region) for region in network if region not in regions]
+        if missing:
+            raise refuse(f"the build function returned nothing for {', '.join(missing)}")
+        if unknown:
+            raise refuse(f"the build function returned regions that are not of this program: {', '.join(unknown)}")
+        populations, ids = [], []
+        self._nodes: dict[tuple[str, str], Any] = {}
+        for region in regions:
+            if not isinstance(network[region], dict) or not network[region]:
+                raise refuse(f"the build function returned {_shown(network[region])} for region {region}")
+            for name, nodes in network[region].items():
+                if not isinstance(name, str) or not isinstance(nodes, self._nest.NodeCollection) or len(nodes) == 0:
+                    raise refuse(f"the build function returned {_shown(nodes)} for population {name!r} of {region}")
+                populations.append(Population(region, name, len(nodes)))
+                ids.append(np.asarray(nodes.tolist(), np.int64))
+                self._nodes[region, name] = nodes
+        self.populations = tuple(populations)
+        self._ids = dict(zip(self._nodes, ids, strict=True))
+        every = np.concatenate(ids)
+        self._n_neurons = len(every)
+        self._number = np.full(every.max() + 1, -1, np.int64)  # NEST's node id -> number of the neuron
+        self._number[every] = np.arange(len(every))
+        if len(np.unique(every)) < len(every):
+            twice = np.flatnonzero(np.bincount(every) > 1)
+            owners = [f"{name}@{region}" for (region, name), own in self._ids.items() if twice[0] in own]
+            raise refuse(f"node {twice[0]} is in more than one population: {', '.join(owners)}")
+
+    def connect(self, inputs: list[Channel], outputs: list[Channel]) -> None:
+        """Make one generator per group of every input channel, one recorder for all spikes, one multimeter for all
+        potentials, and fix NEST's min_delay.
+
+        Raises ExperimentError for an edge or an output that names what is not there, and for delays that cannot be.
+        """
+        nest = self._nest
+        self._devices = {channel.name: [self._device(channel, group) for group in range(len(channel.out.labels))]
+                         for channel in inputs}  # fmt: skip
+        self._group_of = {channel.name: np.repeat(np.arange(len(channel.out.sizes)), channel.out.sizes)
+                          for channel in inputs}  # fmt: skip
+        self._fed: dict[str, tuple[int, int]] = {channel.name: (0, 0) for channel in inputs}
+        self.counters |= dict.fromkeys(self._devices, 0)
+
+        groups: dict[tuple[str, str], slice] = {}
+        self._potential_groups: dict[str, list[slice]] = {}
+        for channel in outputs:
+            keys = [self._population(label, f"channel {channel.name}") for label in channel.raw.labels]
+            if channel.model == "POTENTIAL":
+                for key in keys:
+                    if key not in groups:
+                        first = sum(len(self._ids[other]) for other in groups)
+                        groups[key] = slice(first, first + len(self._ids[key]))
+                self._potential_groups[channel.name] = [groups[key] for key in keys]
+
+        min_delay_steps = self._choose_min_delay(bool(groups))
+        self.min_delay_ms = self._ms(min_delay_steps)
+        self._recorder = nest.Create("spike_recorder")
+        # NEST takes the smallest delay of all connections as its min_delay. The recorder's delay does not change what
+        # it records, so it is the place to say it.
+        for (region, name), nodes in self._nodes.items():
+            self._connect(nodes, self._recorder, f"population {name}@{region} to the spike recorder",
+                          delay=self.min_delay_ms)  # fmt: skip
+        self._multimeter = None
+        if groups:
+            self._multimeter = nest.Create(
+                "multimeter", params={"record_from": ["V_m"], "interval": self._grid.dt_ms}
+            )  # fmt: skip
+            for key in groups:
+                self._connect(self._multimeter, self._nodes[key], f"the multimeter to population {key[1]}@{key[0]} "
+                              f"for its mean V_m", delay=self.min_delay_ms)  # fmt: skip
+            self._metered = np.concatenate([self._ids[key] for key in groups])
+            self._metered_keys = list(groups)
+        if round(nest.min_delay * NS_PER_MS) != min_delay_steps * self._step_ns:
+            raise ExperimentError(
+                f"{self._section.build}: NEST's min_delay is {nest.min_delay} ms although {self.min_delay_ms:g} ms was "
+                f"asked for. Do not set min_delay in the build function; use spikenet.min_delay."
+            )
+
+    def _device(self, channel: Channel, group: int) -> Any:
+        """The generator of one group, connected along the group's edges."""
+        expected = MODELS.get(channel.model)
+        if expected != channel.out.kind:
+            raise ExperimentError(
+                f"channel {channel.name}: model {channel.model} with a signal of kind {channel.out.kind!r}. NEST takes "
+                + ", ".join(f"{model} ({kind})" for model, kind in MODELS.items()) + "."
+            )  # fmt: skip
+        device = self._nest.Create(DEVICES[channel.model])
+        for edge in channel.edges:
+            if edge.group != group:
+                continue
+            where = f"channel {channel.name}, edge {channel.out.labels[group]} -> {edge.population}@{edge.region}"
+            key = self._population(f"{edge.population}@{edge.region}", where)
+            steps = self._delay_steps(channel, edge, where)
+            if channel.model == "CURRENT":
+                steps -= 1  # the generator's own latency
+            self._connect(device, self._nodes[key], where, weight=float(edge.weight), delay=self._ms(steps),
+                          receptor_type=int(channel.proxy_params.get("receptor_type", 0)))  # fmt: skip
+        return device
+
+    def _population(self, label: str, where: str) -> tuple[str, str]:
+        name, _, region = label.partition("@")
+        if (region, name) not in self._nodes:
+            known = ", ".join(population.label for population in self.populations)
+            raise ExperimentError(f"{where}: there is no population {label}. The network has: {known}.")
+        return region, name
+
+    def _delay_steps(self, channel: Channel, edge: Edge, where: str) -> int:
+        """The delay of an edge in steps of the resolution."""
+        at_least = self.min_edge_steps[channel.model]
+        steps = edge.delay_ms * NS_PER_MS / self._step_ns
+        if not steps > at_least - 1e-6:
+            why = ", since a current generator of NEST acts two steps after its time" if at_least > 1 else ""
+            raise ExperimentError(
+                f"{where}: delay = {edge.delay_ms} ms is too short for model {channel.model}: NEST needs at least "
+                f"{self._ms(at_least):g} ms ({at_least} x resolution){why}."
+            )
+        if not math.isfinite(steps) or abs(steps - round(steps)) > 1e-6:
+            raise ExperimentError(
+                f"{where}: delay = {edge.delay_ms} ms is not a multiple of the resolution of "
+                f"{self._section.resolution} ms; NEST would round it. Choose for example "
+                f"{self._ms(math.floor(steps)):g} ms." if math.isfinite(steps) else f"{where}: delay = {edge.delay_ms}."
+            )  # fmt: skip
+        return round(steps)
+
+    def _choose_min_delay(self, potential: bool) -> int:
+        """NEST's slice in steps: it divides every window, and TVB's dt when potentials are asked for, since a multimeter
+        hands its samples over one slice late."""
+        grid, section = self._grid, self._section
+        last = grid.n_steps % grid.window_steps
+        fits = math.gcd(grid.window_steps, last) * self._dt_steps
+        if potential:
+            fits = math.gcd(fits, self._dt_steps)
+        divisors = [n for n in range(1, fits + 1) if fits % n == 0]
+        found = self._nest.GetKernelStatus(["min_delay", "num_connections"])
+        shortest = round(found[0] * NS_PER_MS / self._step_ns) if found[1] else fits
+        possible = [n for n in divisors if n <= shortest]
+        if section.min_delay is None:
+            return possible[-1]
+        wanted = section.min_delay * NS_PER_MS / self._step_ns
+        if wanted not in possible:
+            raise ExperimentError(
+                f"min_delay of {section.name} = {section.min_delay} ms cannot be: it must be a multiple of the "
+                f"resolution ({section.resolution} ms), divide the windows of {grid.window_ms:g} ms"
+                + (f" and the last one of {last * grid.dt_ms:g} ms" if last else "")
+                + (f", divide TVB's dt of {grid.dt_ms:g} ms (POTENTIAL is asked for)" if potential else "")
+                + f", and not exceed the shortest delay of the network and its inputs ({self._ms(shortest):g} ms). "
+                f"Choose one of: {', '.join(f'{self._ms(n):g}' for n in possible)}."
+            )
+        return round(wanted)
+
+    def _connect(self, source: Any, target: Any, where: str, **synapse: Any) -> None:
+        try:
+            self._nest.Connect(source, target, "all_to_all", synapse)
+        except self._nest.NESTError as error:
+            raise ExperimentError(f"{where}: NEST refuses the connection {synapse}: {error}") from error
+
+    # ---------------------------------------------------------------------------------------------- the windows
+
+    def feed(self, channel: Channel, payload: Payload, first_step: int, end_step: int) -> None:
+        """Hand over the input of the window ``[first_step, end_step)``, which has to be the next one that is run.
+
+        RATE: the rate of one presynaptic neuron [Hz], and CURRENT [pA], (n_steps, n_groups): row j acts, `delay_ms`
+        later, in the step j of TVB. SPIKES: ticks in the window; one that lies inside a step of NEST acts in that step.
+        Raises LockstepError when the payload is not of this window; nothing is then given to NEST.
+        """
+        if first_step != self._now or end_step <= first_step:
+            raise self._refuse(channel, f"steps [{first_step}, {end_step}) were given, but NEST stands at {self._now}")
+        devices = self._devices[channel.name]
+        first = first_step * self._dt_steps
+        n = (end_step - first_step) * self._dt_steps
+        set_status = self._api.llapi_set_nc_status
+        if isinstance(payload, Spikes):
+            if channel.model != "SPIKES":
+                raise self._refuse(channel, f"model {channel.model} was given spikes")
+            if len(payload.times):
+                steps = payload.times // self._step_ticks - first
+                if steps.min() < 0 or steps.max() >= n:
+                    t0, t1 = first * self._step_ticks, (first + n) * self._step_ticks
+                    bad = payload.times[(payload.times < t0) | (payload.times >= t1)]
+                    raise self._refuse(channel, f"spike at tick {bad[0]}, outside the window [{t0}, {t1})")
+                if payload.senders.min() < 0 or payload.senders.max() >= channel.out.columns:
+                    raise self._refuse(channel, f"senders must be 0 to {channel.out.columns - 1}, found "
+                                       f"{payload.senders.min()} to {payload.senders.max()}")  # fmt: skip
+                # All trains of a group reach all its targets with one weight and delay, so that one generator with
+                # multiplicities stands for them.
+                slots = self._group_of[channel.name][payload.senders] * n + steps
+                counts = np.bincount(slots, minlength=len(devices) * n).reshape(len(devices), n)
+                for device, count in zip(devices, counts, strict=True):
+                    (at,) = count.nonzero()
+                    if len(at):
+                        times = (at + (first + 1)) * self._step_ns / NS_PER_MS
+                        set_status(device._datum, [
+                            {"spike_times": times.tolist(), "spike_multiplicities": count[at].tolist()}
+                        ])  # fmt: skip
+            given = len(payload.times)
+        else:
+            if channel.model == "SPIKES":
+                raise self._refuse(channel, "model SPIKES was given a dense payload")
+            if payload.shape != (end_step - first_step, len(devices)):
+                raise self._refuse(channel, f"shape {payload.shape}, expected {(end_step - first_step, len(devices))}")
+            values = payload
+            if channel.model == "RATE":
+                if not payload.min() >= 0:  # also refuses NaN
+                    row, column = np.argwhere(~(payload >= 0))[0]
+                    raise self._refuse(channel, f"a rate must not be negative, found {payload[row, column]} Hz for "
+                                       f"{channel.out.labels[column]} at step {first_step + row}")  # fmt: skip
+                values = payload * float(channel.proxy_params.get("number_of_neurons", 1))
+                at_key, value_key = "rate_times", "rate_values"
+            else:
+                at_key, value_key = "amplitude_times", "amplitude_values"
+            times = (np.arange(first + 1, first + n + 1, self._dt_steps) * self._step_ns / NS_PER_MS).tolist()
+            for device, column in zip(devices, values.T.tolist(), strict=True):
+                set_status(device._datum, [{at_key: times, value_key: column}])
+            given = payload.size
+        self._fed[channel.name] = (first_step, end_step)
+        self.counters[channel.name] += given
+
+    def run(self, first_step: int, end_step: int) -> None:
+        """Simulate the window ``[first_step, end_step)`` and take the spikes and potentials out of NEST.
+
+        Raises LockstepError when the window is not the next one or an input was not fed: old rates and currents would
+        otherwise silently go on.
+        """
+        if first_step != self._now or end_step <= first_step:
+            raise LockstepError(f"NEST stands at step {self._now} and cannot run [{first_step}, {end_step}).")
+        for name, fed in self._fed.items():
+            if fed != (first_step, end_step):
+                raise LockstepError(f"channel {name}: its input for steps [{first_step}, {end_step}) is missing.")
+        if threading.get_ident() != _home_thread:
+            import_nest()  # raises
+        initial = None
+        if first_step == 0 and self._multimeter is not None:
+            initial = np.concatenate([np.atleast_1d(self._nodes[key].get("V_m")) for key in self._metered_keys])
+        self._now = end_step
+        self._api.llapi_simulate(self._ms((end_step - first_step) * self._dt_steps))
+        self._spikes = self._read_spikes(first_step, end_step)
+        if self._multimeter is not None:
+            self._potentials = self._read_potentials(first_step, end_step, initial)
+        self._windows += 1
+        if self._windows % CLOCK_CHECK == 1:
+            clock = self._nest.biological_time
+            if round(clock * NS_PER_MS) != end_step * self._dt_steps * self._step_ns:
+                raise LockstepError(f"NEST's clock shows {clock} ms, expected {self._ms(end_step * self._dt_steps)} ms: "
+                                    f"something else has simulated.")  # fmt: skip
+
+    def _read_spikes(self, first_step: int, end_step: int) -> Spikes:
+        events = self._api.llapi_get_nc_status(self._recorder._datum, "events")
+        times = events["times"]
+        if not len(times):
+            return Spikes.none()
+        self._api.llapi_set_nc_status(self._recorder._datum, [{"n_events": 0}])
+        self.counters["recorded"] += len(times)
+        n = self._n_neurons
+        keys = np.rint(times * (NS_PER_MS / self._step_ns)).astype(np.int64) - 1
+        keys *= n
+        keys += self._number[events["senders"]]
+        keys.sort()
+        steps, senders = np.divmod(keys, n)
+        if steps[0] < first_step * self._dt_steps or steps[-1] >= end_step * self._dt_steps:
+            raise LockstepError(
+                f"NEST recorded spikes from {times.min()} to {times.max()} ms in the window "
+                f"({self._ms(first_step * self._dt_steps):g}, {self._ms(end_step * self._dt_steps):g}]: something else "
+                f"has simulated, or changed the recorder."
+            )
+        steps *= self._step_ticks
+        return Spikes(steps, senders.astype(np.int32))
+
+    def _read_potentials(self, first_step: int, end_step: int, initial: np.ndarray | None) -> np.ndarray:
+        """V_m [mV] at the start of each TVB step, (n_steps, n_metered)."""
+        assert self._multimeter is not None
+        events = self._api.llapi_get_nc_status(self._multimeter._datum, "events")
+        self._api.llapi_set_nc_status(self._multimeter._datum, [{"n_events": 0}])
+        n = len(self._metered)
+        rows = np.arange(first_step + (initial is not None), end_step)
+        steps = np.rint(events["times"] * (1.0 / self._grid.dt_ms)).astype(np.int64)
+        senders, values = events["senders"], events["V_m"]
+        if len(steps) != len(rows) * n or (len(steps) and (steps.min() != rows[0] or steps.max() != rows[-1])):
+            raise LockstepError(
+                f"NEST's multimeter gave {len(steps)} samples for the steps [{first_step}, {end_step}) of {n} neurons, "
+                f"expected {len(rows) * n}."
+            )
+        grid = senders.reshape(-1, n)
+        if not (grid == self._metered).all():  # more than one thread: one block per thread
+            position = np.empty(self._metered.max() + 1, np.int64)
+            position[self._metered] = np.arange(n)
+            values = values[np.lexsort((position[senders], steps))]
+        values = values.reshape(-1, n)
+        return values if initial is None else np.concatenate([initial[None], values])
+
+    def spikes(self) -> Spikes:
+        """All spikes of the window just run: ticks and neuron numbers, sorted by time, then by neuron."""
+        return self._spikes
+
+    def potential(self, channel: Channel) -> np.ndarray:
+        """Mean V_m of each population of `channel` [mV], (n_steps, n_groups), at the start of each TVB step."""
+        groups = self._potential_groups[channel.name]
+        return np.stack([self._potentials[:, group].mean(axis=1) for group in groups], axis=1)
+
+    def close(self) -> None:
+        """Forget the last window. NEST's kernel is left as it is; the next `open` resets it."""
+        self._spikes = Spikes.none()
+
+    # ---------------------------------------------------------------------------------------------- small things
+
+    def _ms(self, steps: int) -> float:
+        return steps * self._step_ns / NS_PER_MS
+
+    def _refuse(self, channel: Channel, found: str) -> LockstepError:
+        return LockstepError(f"channel {channel.name}: NEST cannot take this input: {found}.")
+
+
+def _shown(value: Any) -> str:
+    return f"an empty {type(value).__name__}" if hasattr(value, "__len__") and len(value) == 0 else (
+        f"{type(value).__name__} {str(value)[:60]!r}"
+    )  # fmt: skip
