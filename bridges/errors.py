@@ -41,3 +41,9 @@ class Interrupted(LockstepError):
     """Ctrl-C or SIGTERM on this side: end in order, with the results so far."""
 
     exit_code = 130
+
+
+class EnvironmentFailed(LockstepError):
+    """An environment cannot be made or used: network, disk, compiler, requirements that exclude each other."""
+
+    exit_code = 7

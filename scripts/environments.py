@@ -1,0 +1,406 @@
+"""Environments: one Python environment per program, made from the requirement sets of the one pyproject.
+
+On the standard library alone, because the bootstrap uses it before there is any environment. An environment lies in
+``.envs/NAME``, what pip said in ``.envs/NAME.log``. NAME is a requirement set (``tvb``, ``nest``, …) or several of them
+(``tvb+nest``); one with requirements of its own gets a name of its own (``netpyne-1f0c22aa``), so that another version
+on one side touches nothing else. The marker file is written last: whatever is left of an interrupted or failed set-up
+has none, and is made again at the next call.
+"""
+
+from __future__ import annotations
+
+import ctypes
+import fcntl
+import hashlib
+import importlib.metadata
+import importlib.util
+import json
+import os
+import re
+import shlex
+import shutil
+import signal
+import subprocess
+import sys
+import time
+import tomllib
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from ..bridges.errors import EnvironmentFailed, Interrupted
+
+ROOT = Path(__file__).resolve().parent.parent  # the checkout, or the tvb_lockstep of some site-packages
+MARKER = "lockstep-ready.json"
+IMPORT_NAMES = {"tvb": "tvb", "nest": "nest", "annarchy": "ANNarchy", "netpyne": "netpyne"}
+
+
+@dataclass(frozen=True)
+class Environment:
+    """What an environment has to be: its name, where it lies, and the requirements that it is made from."""
+
+    name: str
+    path: Path
+    requirements: tuple[str, ...]
+    sets: str  # as in tvb+nest
+    extra: str  # the requirements beyond the sets
+
+    @property
+    def python(self) -> Path:
+        return self.path / "bin" / "python"
+
+    @property
+    def log(self) -> Path:
+        return self.path.parent / f"{self.name}.log"
+
+    def trouble(self) -> str | None:
+        """Why it cannot be used as it is; None when it is ready."""
+        if not self.path.exists():
+            return "first time"
+        marker = read_marker(self.path)
+        if not marker:
+            return "its set-up was interrupted or failed"
+        if not os.access(self.python, os.X_OK) or os.path.realpath(self.python) != marker.get("interpreter"):
+            return f"its interpreter {marker.get('interpreter')} is gone"
+        if marker.get("path") != str(self.path) or marker.get("toolkit") != str(ROOT):
+            return f"it was made in {marker.get('path')} for the toolkit in {marker.get('toolkit')}"
+        if marker.get("requirements") != list(self.requirements):
+            changed = sorted(set(self.requirements) ^ set(marker.get("requirements") or []))
+            return f"the requirements changed: {', '.join(changed) or 'their order'}"
+        return None
+
+
+def in_checkout() -> bool:
+    """Whether the toolkit runs from a checkout (edited by people), not from an installed package."""
+    return (ROOT / "pyproject.toml").is_file()
+
+
+def folder() -> Path:
+    """Where the environments are: LOCKSTEP_ENVS, or .envs of the checkout, or the user's data folder."""
+    if chosen := os.environ.get("LOCKSTEP_ENVS"):
+        return Path(chosen).expanduser().absolute()
+    if in_checkout():
+        return ROOT / ".envs"
+    data = os.environ.get("XDG_DATA_HOME") or "~/.local/share"
+    return Path(data).expanduser().absolute() / "tvb-lockstep" / "envs"
+
+
+def requirement_sets() -> tuple[list[str], dict[str, list[str]]]:
+    """The toolkit's own requirements, and those of each set by its name."""
+    if in_checkout():
+        project = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]
+        return list(project["dependencies"]), dict(project["optional-dependencies"])
+    own: list[str] = []
+    sets: dict[str, list[str]] = {}
+    # the metadata beside this package: another tvb-lockstep may come first on the running interpreter's path
+    distributions = list(importlib.metadata.distributions(name="tvb-lockstep", path=[str(ROOT.parent)]))
+    if not distributions:
+        raise EnvironmentFailed(
+            f"The toolkit in {ROOT} is neither a checkout nor an installed package, so what its environments need is "
+            f"unknown. Install it (pip install FOLDER_OF_THE_CHECKOUT), or run scripts/lockstep of a checkout."
+        )
+    for line in distributions[0].requires or []:
+        requirement, extra, name = re.fullmatch(r"""(.+?)(\s*;\s*extra\s*==\s*["']([\w-]+)["'])?""", line).groups()  # type: ignore[union-attr]
+        (sets.setdefault(name, []) if extra else own).append(requirement)
+    return own, sets
+
+
+def environment(name: str, extra_requirements: str = "") -> Environment:
+    """The environment of a name such as ``tvb``, ``tvb+nest``, with requirements beyond it such as
+    ``"neuron==8.2.7 netpyne==1.0.7"``, which replace those of the sets on the same packages.
+
+    Raises EnvironmentFailed for a name that is no requirement set, listing those there are.
+    """
+    own, sets = requirement_sets()
+    parts = name.split("+")
+    for part in parts:
+        if part not in sets:
+            raise EnvironmentFailed(
+                f"There is no environment {name!r}: {part!r} is not one of the requirement sets {', '.join(sets)}. "
+                f"Several sets in one environment are written {'+'.join(list(sets)[:2])}."
+            )
+    extra = sorted(set(_split(extra_requirements)))
+    replaced = {project(requirement) for requirement in extra}
+    chosen = [part for part in sets if part in parts]  # in the order of the pyproject: nest+tvb is tvb+nest
+    wanted = [requirement for part in chosen for requirement in sets[part]] + own
+    requirements = [*extra, *(requirement for requirement in wanted if project(requirement) not in replaced)]
+    full_name = "+".join(chosen)
+    if extra:
+        full_name += "-" + hashlib.sha256(" ".join(extra).encode()).hexdigest()[:8]
+    return Environment(full_name, folder() / full_name, tuple(requirements), "+".join(chosen), shlex.join(extra))
+
+
+def _split(requirements: str) -> list[str]:
+    try:
+        words = shlex.split(requirements)
+    except ValueError as error:
+        raise EnvironmentFailed(f"The requirements {requirements!r} cannot be read: {error}.") from None
+    for word in words:
+        if not re.match(r"[A-Za-z0-9]", word):
+            raise EnvironmentFailed(
+                f"{word!r} in {requirements!r} is not a requirement. Write them without spaces inside and apart by "
+                f"spaces, as in 'neuron==8.2.7 netpyne==1.0.7'."
+            )
+    return words
+
+
+def project(requirement: str) -> str:
+    """The project that a requirement is about, as the index spells it: ``tvb-library`` of ``TVB_library >= 2.9``."""
+    found = re.match(r"[A-Za-z0-9](?:[A-Za-z0-9._-]*[A-Za-z0-9])?", requirement)
+    return re.sub(r"[-_.]+", "-", found.group() if found else requirement).lower()
+
+
+def has(simulator: str) -> bool:
+    """Whether the running interpreter can import the simulator; nothing is imported."""
+    return importlib.util.find_spec(IMPORT_NAMES[simulator]) is not None
+
+
+def ensure(name: str, extra_requirements: str = "") -> Path:
+    """The Python of the environment, which is made, or made again, when it is not ready."""
+    wanted = environment(name, extra_requirements)
+    return wanted.python if wanted.trouble() is None else make(name, extra_requirements)
+
+
+def make(name: str, extra_requirements: str = "", python: str | None = None) -> Path:
+    """Makes the environment, unless it is ready, with the running interpreter or `python`; returns its Python.
+
+    Says on the standard error what it does. Safe to be called by several programs at the same time, to be interrupted
+    and to be killed. Raises EnvironmentFailed with the end of pip's log and what to do, Interrupted at Ctrl-C.
+    """
+    wanted = environment(name, extra_requirements)
+    try:
+        with locked(wanted.name) as lock:
+            trouble = wanted.trouble()
+            if trouble is None and python and os.path.realpath(wanted.python) != _base(python):
+                trouble = f"it was made with {os.path.realpath(wanted.python)}"
+            if trouble is not None:
+                about = "first time; about 1 minute" if trouble == "first time" else f"again, because {trouble}"
+                say(f"making environment {wanted.name} in {wanted.path} ({about}) …")
+                started = time.monotonic()
+                delete(wanted.path)
+                wanted.log.write_text("")
+                _build(wanted, python or sys.executable, lock)
+                say(f"environment {wanted.name} is ready in {time.monotonic() - started:.0f} s")
+    except KeyboardInterrupt:
+        raise Interrupted(
+            f"\nInterrupted at the set-up of environment {wanted.name}. Nothing needs cleaning: the next call that "
+            f"needs it makes it again."
+        ) from None
+    except OSError as error:
+        raise EnvironmentFailed(_cannot_write(wanted.path, error)) from None
+    return wanted.python
+
+
+def _build(wanted: Environment, interpreter: str, lock: int) -> None:
+    """A virtual environment with the requirements and the toolkit; the marker last."""
+
+    def phase(what: str, *command: str) -> None:
+        _run(wanted, what, list(command), lock)
+
+    # -I: no PYTHONPATH, no user site and no current folder, which pip would take for requirements already met
+    pip = [str(wanted.python), "-I", "-m", "pip", "install", "--no-input", "--disable-pip-version-check"]
+    phase(f"creating it with {interpreter}", interpreter, "-I", "-m", "venv", str(wanted.path))
+    own = {project(requirement) for requirement in requirement_sets()[0]}
+    named = [requirement for requirement in wanted.requirements if project(requirement) not in own]
+    count = len(wanted.requirements) - len(named)
+    what = f"installing {', '.join(named)} and what the toolkit itself needs ({count} packages)"
+    phase(what, *pip, "--prefer-binary", *wanted.requirements)
+    if in_checkout():
+        # an editable install writes into the checkout: one at a time, whatever the environment
+        with open(ROOT / "pyproject.toml") as turn:
+            fcntl.flock(turn, fcntl.LOCK_EX)
+            phase(f"installing the toolkit, editable, from {ROOT}", *pip, "--no-deps", "--editable", str(ROOT))
+    else:
+        # An installed toolkit is on no index, but it is pure Python: its files serve every environment where they lie.
+        site = next(iter((wanted.path / "lib").glob("python3*/site-packages")))
+        (site / "tvb_lockstep").symlink_to(ROOT, target_is_directory=True)
+    interpreter_version = re.search(r"^version\s*=\s*(\S+)", (wanted.path / "pyvenv.cfg").read_text(), re.M)
+    marker = {
+        "sets": wanted.sets,
+        "extra": wanted.extra,
+        "requirements": list(wanted.requirements),
+        "python": interpreter_version.group(1) if interpreter_version else "unknown",
+        "interpreter": os.path.realpath(wanted.python),
+        "toolkit": str(ROOT),
+        "path": str(wanted.path),
+    }
+    complete = wanted.path / f"{MARKER}.part"
+    complete.write_text(json.dumps(marker, indent=1) + "\n")
+    complete.rename(wanted.path / MARKER)
+
+
+def _run(wanted: Environment, what: str, command: list[str], lock: int) -> None:
+    """One phase: its line with the seconds it took, its output in the log, its failure explained."""
+    started = time.monotonic()
+    live = sys.stderr.isatty()
+    width = shutil.get_terminal_size().columns - 12
+    line = f"  {what} … " if not live or len(what) < width else f"  {what[: width - 1]}… "
+    say(line, end="")
+    # PIP_USER and the like would send the packages elsewhere than into the environment
+    astray = ("PIP_USER", "PIP_TARGET", "PIP_PREFIX", "PIP_ROOT", "PYTHONHOME", "__PYVENV_LAUNCHER__")
+    environ = {key: value for key, value in os.environ.items() if key not in astray}
+    with open(wanted.log, "a") as log:
+        log.write(f"$ {shlex.join(command)}\n")
+        log.flush()
+        # The child holds the lock, too, and dies with this process: as long as anybody writes, the lock is taken.
+        process = subprocess.Popen(
+            command, stdin=subprocess.DEVNULL, stdout=log, stderr=subprocess.STDOUT, env=environ,
+            pass_fds=(lock,), preexec_fn=_dies_with_parent(),
+        )  # fmt: skip
+        try:
+            while True:
+                try:
+                    code = process.wait(timeout=1)
+                    break
+                except subprocess.TimeoutExpired:
+                    if live:
+                        say(f"\r{line}{time.monotonic() - started:.0f} s", end="")
+        except BaseException:
+            process.kill()
+            process.wait()
+            raise
+    seconds = time.monotonic() - started
+    say(f"\r{line}{seconds:.0f} s" if live else f"{seconds:.0f} s")
+    if code != 0:
+        raise EnvironmentFailed(_failure(wanted, what, code))
+
+
+def _dies_with_parent() -> Callable[[], None] | None:
+    """For subprocess.Popen: the kernel kills the child when this process dies, even by kill -9 (Linux)."""
+    if sys.platform != "linux":
+        return None
+    prctl, parent, pr_set_pdeathsig = ctypes.CDLL(None).prctl, os.getpid(), 1
+
+    def before_exec() -> None:
+        prctl(pr_set_pdeathsig, signal.SIGKILL)
+        if os.getppid() != parent:  # died in between
+            os._exit(1)
+
+    return before_exec
+
+
+# What the end of pip's output says about the cause; the first that is found counts.
+ADVICE = (
+    (r"No space left on device|Disk quota exceeded|Errno 28",
+     "The disk is full. Free some space, `lockstep env list` shows what the environments take; or set "
+     "LOCKSTEP_ENVS=FOLDER to keep them on another disk, and TMPDIR=FOLDER when it is the temporary folder."),
+    (r"Read-only file system|Permission denied",
+     "A folder cannot be written to. Set LOCKSTEP_ENVS=FOLDER to keep the environments elsewhere."),
+    (r"ensurepip",
+     "This Python cannot make environments. On Debian and Ubuntu: apt install python3-venv; or use another one."),
+    (r"name resolution|getaddrinfo|Name or service not known|NewConnectionError|ConnectTimeout|Read timed out"
+     r"|ConnectionReset|ProxyError|SSLError|Network is unreachable|Connection refused|Connection broken",
+     "The package index was not reached. Check the network, the proxy (HTTPS_PROXY) and pip's settings."),
+    (r"ResolutionImpossible|conflicting dependencies",
+     "The requirements exclude each other. Ask for other versions, or leave some of them out."),
+    (r"No matching distribution found|Could not find a version",
+     "The package index has no such package or version for this Python. The log lists the versions there are; a "
+     "wrong name, or a Python for which there is no wheel yet, are the usual causes."),
+    (r"Failed building wheel|Failed to build|command '[^']*(gcc|g\+\+|cc|clang|cmake)[^']*' failed|Python\.h"
+     r"|CMAKE_\w*_COMPILER",
+     "A package had to be compiled and that failed. Install a compiler and Python's headers (apt install "
+     "build-essential python3-dev), or ask for a version that comes as a wheel for this Python."),
+)  # fmt: skip
+
+
+def _failure(wanted: Environment, what: str, code: int) -> str:
+    text = wanted.log.read_text(errors="replace")
+    last = text[text.rfind("\n$ ") + 1 :]  # the output of the phase that failed
+    tail = [line for line in last.splitlines() if line.strip()][-12:]
+    advice = next((advice for pattern, advice in ADVICE if re.search(pattern, last)), None)
+    advice = advice or "The log may tell more."
+    died = f"was killed by {signal.Signals(-code).name}" if code < 0 else f"ended with exit code {code}"
+    return "\n".join([
+        f"The environment {wanted.name} could not be made: {what} {died}. Its last lines:",
+        *(f"  | {line}" for line in tail),
+        f"{advice}",
+        f"All of it is in {wanted.log}. Then run the same command again; it starts this environment over.",
+    ])  # fmt: skip
+
+
+def _cannot_write(path: Path, error: OSError) -> str:
+    return (
+        f"The environment in {path} cannot be made: {error.strerror or error} ({error.filename or path}). Make room or "
+        f"give write permission there, or set LOCKSTEP_ENVS=FOLDER to keep the environments elsewhere."
+    )
+
+
+@contextmanager
+def locked(name: str) -> Iterator[int]:
+    """Holds the lock of an environment; the kernel gives it back at any death. Yields its file descriptor."""
+    file = folder() / f"{name}.lock"
+    file.parent.mkdir(parents=True, exist_ok=True)
+    while True:
+        with open(file, "a+") as lock:
+            try:
+                fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            except BlockingIOError:
+                holder = file.read_text() if file.exists() else ""
+                say(f"environment {name} is being made by process {holder or '?'}; waiting for it …")
+                fcntl.flock(lock, fcntl.LOCK_EX)
+            if not file.exists() or not os.path.samestat(os.fstat(lock.fileno()), file.stat()):
+                continue  # its holder removed the environment and this file with it
+            lock.truncate(0)
+            lock.write(str(os.getpid()))
+            lock.flush()
+            yield lock.fileno()
+            return
+
+
+def remove(name: str) -> None:
+    """Deletes an environment by the name that `env list` shows, with its log."""
+    if name not in found():
+        there = ", ".join(found()) or "none"
+        raise EnvironmentFailed(f"There is no environment {name!r} in {folder()}; there is {there}.")
+    with locked(name):
+        try:
+            delete(folder() / name)
+            (folder() / f"{name}.log").unlink(missing_ok=True)
+            (folder() / f"{name}.lock").unlink()
+        except OSError as error:
+            raise EnvironmentFailed(f"The environment {name} cannot be removed: {error}.") from None
+
+
+def delete(path: Path) -> None:
+    """Deletes a folder; again, when what a killed set-up left running still wrote into it."""
+    for attempt in range(20):
+        try:
+            if path.exists():
+                shutil.rmtree(path)
+            return
+        except OSError:
+            if attempt == 19:
+                raise
+            time.sleep(0.1)
+
+
+def found() -> list[str]:
+    """The names of the environments that are there, ready or not."""
+    if not folder().is_dir():
+        return []
+    return sorted(path.name for path in folder().iterdir() if path.is_dir() and not path.name.startswith("."))
+
+
+def read_marker(path: Path) -> dict[str, Any]:
+    """What the marker of an environment says; empty when there is none, or half of one."""
+    try:
+        marker = json.loads((path / MARKER).read_text())
+    except (OSError, ValueError):
+        return {}
+    return marker if isinstance(marker, dict) else {}
+
+
+def _base(python: str) -> str:
+    """The interpreter that an environment made by `python` runs: that of its base, when it is in an environment."""
+    found = shutil.which(python)
+    if not found:
+        raise EnvironmentFailed(f"There is no Python {python!r}.")
+    code = "import sys; print(getattr(sys, '_base_executable', sys.executable))"
+    result = subprocess.run([found, "-I", "-c", code], capture_output=True, text=True)
+    return os.path.realpath(result.stdout.strip())
+
+
+def say(text: str, end: str = "\n") -> None:
+    print(text, end=end, file=sys.stderr, flush=True)
