@@ -47,12 +47,6 @@ class Timing:
         (run_dir / "timing").mkdir(mode=0o700, exist_ok=True)
         return cls(run_dir / "timing" / f"{peer}.npy", n_windows)
 
-    @classmethod
-    def create(cls, run_dir: Path, name: str, n_windows: int) -> Timing:
-        """The timing of program `name` at its place in a run directory, ``timing/NAME.npy``."""
-        (run_dir / "timing").mkdir(mode=0o700, exist_ok=True)
-        return cls(run_dir / "timing" / f"{name}.npy", n_windows)
-
     def row(
         self, k: int, window_start: float, simulate_start: float, simulate: float, transform: float, exchange: float,
         wait: float,
