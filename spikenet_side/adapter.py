@@ -12,6 +12,7 @@ from typing import Any, Protocol
 import numpy as np
 
 from ..bridges.contract import Channel
+from ..bridges.errors import ExperimentError, LockstepError
 from ..bridges.experiment import SpikenetSection
 from ..bridges.frame import Payload, Spikes
 from ..bridges.grid import Grid
@@ -79,3 +80,53 @@ class SpikingSimulator(Protocol):
         """Mean membrane potential of the window just run [mV], (n_steps, n_groups), at the start of each TVB step."""
 
     def close(self) -> None: ...
+
+
+def check_input(channel: Channel, payload: Payload, first_step: int, end_step: int, now: int, grid: Grid) -> None:
+    """Refuse a payload that is not the whole input of the window ``[first_step, end_step)``, the one after step `now`.
+
+    Dense: (n_steps, n_groups) finite values, rates not negative. Spikes: ticks in the window, senders that exist.
+    Raises LockstepError with what was expected and what was found.
+    """
+
+    def refuse(found: str) -> LockstepError:
+        return LockstepError(
+            f"channel {channel.name} ({channel.model}), steps [{first_step}, {end_step}): {found}. Nothing of it was "
+            f"given to the simulator."
+        )
+
+    if first_step != now or end_step <= first_step:
+        raise refuse(f"this is not the next window; the simulator stands at step {now}")
+    if isinstance(payload, Spikes) != (channel.out.kind == "spikes"):
+        raise refuse(f"expected a payload of kind {channel.out.kind!r}, found {type(payload).__name__}")
+    if isinstance(payload, Spikes):
+        times, senders = payload
+        if not len(times):
+            return
+        t0, t1 = first_step * grid.dt_ticks, end_step * grid.dt_ticks
+        if times.min() < t0 or times.max() >= t1:
+            bad = times[(times < t0) | (times >= t1)][0]
+            raise refuse(f"a spike at tick {bad} lies outside the window [{t0}, {t1}) ticks")
+        if senders.min() < 0 or senders.max() >= channel.out.columns:
+            bad = senders[(senders < 0) | (senders >= channel.out.columns)][0]
+            raise refuse(f"sender {bad}, expected 0 to {channel.out.columns - 1}")
+        return
+    if payload.shape != (end_step - first_step, channel.out.columns):
+        raise refuse(f"shape {payload.shape}, expected {(end_step - first_step, channel.out.columns)}")
+    low = 0.0 if channel.model == "RATE" else -np.inf
+    good = (payload >= low) & np.isfinite(payload)
+    if not good.all():
+        row, column = np.argwhere(~good)[0]
+        raise refuse(
+            f"{payload[row, column]} {channel.out.unit} for {channel.out.labels[column]} at step {first_step + row}; "
+            f"expected a finite value" + (", not negative" if channel.model == "RATE" else "")
+        )
+
+
+def find_population(label: str, populations: tuple[Population, ...], where: str) -> Population:
+    """The population that `label` ("E@region") names. Raises ExperimentError with all there are, and with `where`."""
+    for population in populations:
+        if population.label == label:
+            return population
+    known = ", ".join(population.label for population in populations)
+    raise ExperimentError(f"{where}: there is no population {label}. The network has: {known}.")

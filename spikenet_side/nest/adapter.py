@@ -21,7 +21,7 @@ from ...bridges.errors import ExperimentError, LockstepError
 from ...bridges.experiment import SpikenetSection
 from ...bridges.frame import Payload, Spikes
 from ...bridges.grid import NS_PER_MS, Grid, to_ns
-from ..adapter import BuildRequest, Connectome, Population
+from ..adapter import BuildRequest, Connectome, Population, check_input, find_population
 
 MODELS = {"RATE": "dense", "SPIKES": "spikes", "CURRENT": "dense"}
 DEVICES = {
@@ -78,7 +78,7 @@ class Nest:
     min_edge_steps = {"RATE": 1, "SPIKES": 1, "CURRENT": 2}  # noqa: RUF012
 
     def __init__(self) -> None:
-        self._nest = import_nest()
+        self._nest: Any = import_nest()
         self._api = self._nest.ll_api.nestkernel
         self.version: str = self._nest.__version__
         self.populations: tuple[Population, ...] = ()
@@ -189,23 +189,22 @@ class Nest:
         nest = self._nest
         self._devices = {channel.name: [self._device(channel, group) for group in range(len(channel.out.labels))]
                          for channel in inputs}  # fmt: skip
-        self._group_of = {channel.name: np.repeat(np.arange(len(channel.out.sizes)), channel.out.sizes)
+        self._slot_of = {channel.name: np.repeat(np.arange(len(channel.out.sizes)), channel.out.sizes)
                           for channel in inputs}  # fmt: skip
         self._fed: dict[str, tuple[int, int]] = {channel.name: (0, 0) for channel in inputs}
         self.counters |= dict.fromkeys(self._devices, 0)
 
-        groups: dict[tuple[str, str], slice] = {}
-        self._potential_groups: dict[str, list[slice]] = {}
+        wanted: dict[str, list[tuple[str, str]]] = {}
         for channel in outputs:
             keys = [self._population(label, f"channel {channel.name}") for label in channel.raw.labels]
             if channel.model == "POTENTIAL":
-                for key in keys:
-                    if key not in groups:
-                        first = sum(len(self._ids[other]) for other in groups)
-                        groups[key] = slice(first, first + len(self._ids[key]))
-                self._potential_groups[channel.name] = [groups[key] for key in keys]
+                wanted[channel.name] = keys
+        metered = [key for key in self._nodes if any(key in keys for keys in wanted.values())]
+        ends = np.cumsum([0, *(len(self._ids[key]) for key in metered)])
+        columns = {key: slice(ends[i], ends[i + 1]) for i, key in enumerate(metered)}
+        self._potential_columns = {name: [columns[key] for key in keys] for name, keys in wanted.items()}
 
-        min_delay_steps = self._choose_min_delay(bool(groups))
+        min_delay_steps = self._choose_min_delay(bool(metered))
         self.min_delay_ms = self._ms(min_delay_steps)
         self._recorder = nest.Create("spike_recorder")
         # NEST takes the smallest delay of all connections as its min_delay. The recorder's delay does not change what
@@ -214,15 +213,13 @@ class Nest:
             self._connect(nodes, self._recorder, f"population {name}@{region} to the spike recorder",
                           delay=self.min_delay_ms)  # fmt: skip
         self._multimeter = None
-        if groups:
-            self._multimeter = nest.Create(
-                "multimeter", params={"record_from": ["V_m"], "interval": self._grid.dt_ms}
-            )  # fmt: skip
-            for key in groups:
+        if metered:
+            self._multimeter = nest.Create("multimeter", params={"record_from": ["V_m"], "interval": self._grid.dt_ms})
+            for key in metered:
                 self._connect(self._multimeter, self._nodes[key], f"the multimeter to population {key[1]}@{key[0]} "
                               f"for its mean V_m", delay=self.min_delay_ms)  # fmt: skip
-            self._metered = np.concatenate([self._ids[key] for key in groups])
-            self._metered_keys = list(groups)
+            self._metered = np.concatenate([self._ids[key] for key in metered])
+            self._metered_keys = metered
         if round(nest.min_delay * NS_PER_MS) != min_delay_steps * self._step_ns:
             raise ExperimentError(
                 f"{self._section.build}: NEST's min_delay is {nest.min_delay} ms although {self.min_delay_ms:g} ms was "
@@ -251,11 +248,8 @@ class Nest:
         return device
 
     def _population(self, label: str, where: str) -> tuple[str, str]:
-        name, _, region = label.partition("@")
-        if (region, name) not in self._nodes:
-            known = ", ".join(population.label for population in self.populations)
-            raise ExperimentError(f"{where}: there is no population {label}. The network has: {known}.")
-        return region, name
+        population = find_population(label, self.populations, where)
+        return population.region, population.name
 
     def _delay_steps(self, channel: Channel, edge: Edge, where: str) -> int:
         """The delay of an edge in steps of the resolution."""
@@ -276,8 +270,8 @@ class Nest:
         return round(steps)
 
     def _choose_min_delay(self, potential: bool) -> int:
-        """NEST's slice in steps: it divides every window, and TVB's dt when potentials are asked for, since a multimeter
-        hands its samples over one slice late."""
+        """NEST's slice in steps: it divides every window, and TVB's dt when potentials are asked for, since a
+        multimeter hands its samples over one slice late."""
         grid, section = self._grid, self._section
         last = grid.n_steps % grid.window_steps
         fits = math.gcd(grid.window_steps, last) * self._dt_steps
@@ -296,7 +290,8 @@ class Nest:
                 f"resolution ({section.resolution} ms), divide the windows of {grid.window_ms:g} ms"
                 + (f" and the last one of {last * grid.dt_ms:g} ms" if last else "")
                 + (f", divide TVB's dt of {grid.dt_ms:g} ms (POTENTIAL is asked for)" if potential else "")
-                + f", and not exceed the shortest delay of the network and its inputs ({self._ms(shortest):g} ms). "
+                + f", and not exceed the shortest delay of the network and its inputs ({self._ms(shortest):g} ms; one "
+                f"step less than the edge for a CURRENT). "
                 f"Choose one of: {', '.join(f'{self._ms(n):g}' for n in possible)}."
             )
         return round(wanted)
@@ -316,27 +311,18 @@ class Nest:
         later, in the step j of TVB. SPIKES: ticks in the window; one that lies inside a step of NEST acts in that step.
         Raises LockstepError when the payload is not of this window; nothing is then given to NEST.
         """
-        if first_step != self._now or end_step <= first_step:
-            raise self._refuse(channel, f"steps [{first_step}, {end_step}) were given, but NEST stands at {self._now}")
+        check_input(channel, payload, first_step, end_step, self._now, self._grid)
         devices = self._devices[channel.name]
         first = first_step * self._dt_steps
         n = (end_step - first_step) * self._dt_steps
-        set_status = self._api.llapi_set_nc_status
+        set_status = self._api.llapi_set_nc_status  # NodeCollection.set reads all parameters first: 50 µs against 3
         if isinstance(payload, Spikes):
-            if channel.model != "SPIKES":
-                raise self._refuse(channel, f"model {channel.model} was given spikes")
-            if len(payload.times):
-                steps = payload.times // self._step_ticks - first
-                if steps.min() < 0 or steps.max() >= n:
-                    t0, t1 = first * self._step_ticks, (first + n) * self._step_ticks
-                    bad = payload.times[(payload.times < t0) | (payload.times >= t1)]
-                    raise self._refuse(channel, f"spike at tick {bad[0]}, outside the window [{t0}, {t1})")
-                if payload.senders.min() < 0 or payload.senders.max() >= channel.out.columns:
-                    raise self._refuse(channel, f"senders must be 0 to {channel.out.columns - 1}, found "
-                                       f"{payload.senders.min()} to {payload.senders.max()}")  # fmt: skip
+            given = len(payload)
+            if given:
                 # All trains of a group reach all its targets with one weight and delay, so that one generator with
                 # multiplicities stands for them.
-                slots = self._group_of[channel.name][payload.senders] * n + steps
+                slots = payload.times // self._step_ticks - first
+                slots += self._slot_of[channel.name][payload.senders] * n
                 counts = np.bincount(slots, minlength=len(devices) * n).reshape(len(devices), n)
                 for device, count in zip(devices, counts, strict=True):
                     (at,) = count.nonzero()
@@ -345,26 +331,17 @@ class Nest:
                         set_status(device._datum, [
                             {"spike_times": times.tolist(), "spike_multiplicities": count[at].tolist()}
                         ])  # fmt: skip
-            given = len(payload.times)
         else:
-            if channel.model == "SPIKES":
-                raise self._refuse(channel, "model SPIKES was given a dense payload")
-            if payload.shape != (end_step - first_step, len(devices)):
-                raise self._refuse(channel, f"shape {payload.shape}, expected {(end_step - first_step, len(devices))}")
-            values = payload
+            given = payload.size
             if channel.model == "RATE":
-                if not payload.min() >= 0:  # also refuses NaN
-                    row, column = np.argwhere(~(payload >= 0))[0]
-                    raise self._refuse(channel, f"a rate must not be negative, found {payload[row, column]} Hz for "
-                                       f"{channel.out.labels[column]} at step {first_step + row}")  # fmt: skip
                 values = payload * float(channel.proxy_params.get("number_of_neurons", 1))
                 at_key, value_key = "rate_times", "rate_values"
             else:
+                values = payload
                 at_key, value_key = "amplitude_times", "amplitude_values"
-            times = (np.arange(first + 1, first + n + 1, self._dt_steps) * self._step_ns / NS_PER_MS).tolist()
+            starts = (np.arange(first + 1, first + n + 1, self._dt_steps) * self._step_ns / NS_PER_MS).tolist()
             for device, column in zip(devices, values.T.tolist(), strict=True):
-                set_status(device._datum, [{at_key: times, value_key: column}])
-            given = payload.size
+                set_status(device._datum, [{at_key: starts, value_key: column}])
         self._fed[channel.name] = (first_step, end_step)
         self.counters[channel.name] += given
 
@@ -385,16 +362,22 @@ class Nest:
         if first_step == 0 and self._multimeter is not None:
             initial = np.concatenate([np.atleast_1d(self._nodes[key].get("V_m")) for key in self._metered_keys])
         self._now = end_step
-        self._api.llapi_simulate(self._ms((end_step - first_step) * self._dt_steps))
+        try:
+            self._api.llapi_simulate(self._ms((end_step - first_step) * self._dt_steps))
+        except KeyboardInterrupt:  # comes when NEST has finished the window: keep its spikes
+            self._read(first_step, end_step, initial)
+            raise
+        self._read(first_step, end_step, initial)
+        self._windows += 1
+        if self._windows % CLOCK_CHECK == 1:
+            clock, expected = self._nest.biological_time, self._ms(end_step * self._dt_steps)
+            if round(clock * NS_PER_MS) != round(expected * NS_PER_MS):
+                raise LockstepError(f"NEST's clock shows {clock} ms, not {expected} ms: something else has simulated.")
+
+    def _read(self, first_step: int, end_step: int, initial: np.ndarray | None) -> None:
         self._spikes = self._read_spikes(first_step, end_step)
         if self._multimeter is not None:
             self._potentials = self._read_potentials(first_step, end_step, initial)
-        self._windows += 1
-        if self._windows % CLOCK_CHECK == 1:
-            clock = self._nest.biological_time
-            if round(clock * NS_PER_MS) != end_step * self._dt_steps * self._step_ns:
-                raise LockstepError(f"NEST's clock shows {clock} ms, expected {self._ms(end_step * self._dt_steps)} ms: "
-                                    f"something else has simulated.")  # fmt: skip
 
     def _read_spikes(self, first_step: int, end_step: int) -> Spikes:
         events = self._api.llapi_get_nc_status(self._recorder._datum, "events")
@@ -424,19 +407,16 @@ class Nest:
         events = self._api.llapi_get_nc_status(self._multimeter._datum, "events")
         self._api.llapi_set_nc_status(self._multimeter._datum, [{"n_events": 0}])
         n = len(self._metered)
-        rows = np.arange(first_step + (initial is not None), end_step)
-        steps = np.rint(events["times"] * (1.0 / self._grid.dt_ms)).astype(np.int64)
-        senders, values = events["senders"], events["V_m"]
-        if len(steps) != len(rows) * n or (len(steps) and (steps.min() != rows[0] or steps.max() != rows[-1])):
+        times, senders, values = events["times"], events["senders"], events["V_m"]
+        first = first_step + (initial is not None)
+        span = [round(t / self._grid.dt_ms) for t in (times.min(), times.max())] if len(times) else [first, first - 1]
+        if len(times) != (end_step - first) * n or span != [first, end_step - 1]:
             raise LockstepError(
-                f"NEST's multimeter gave {len(steps)} samples for the steps [{first_step}, {end_step}) of {n} neurons, "
-                f"expected {len(rows) * n}."
+                f"NEST's multimeter gave {len(times)} samples of {n} neurons from step {span[0]} to {span[1]}, "
+                f"expected all from {first} to {end_step - 1}."
             )
-        grid = senders.reshape(-1, n)
-        if not (grid == self._metered).all():  # more than one thread: one block per thread
-            position = np.empty(self._metered.max() + 1, np.int64)
-            position[self._metered] = np.arange(n)
-            values = values[np.lexsort((position[senders], steps))]
+        if not (senders.reshape(-1, n) == self._metered).all():  # with several threads: one block for each
+            values = values[np.lexsort((self._number[senders], times))]
         values = values.reshape(-1, n)
         return values if initial is None else np.concatenate([initial[None], values])
 
@@ -446,8 +426,8 @@ class Nest:
 
     def potential(self, channel: Channel) -> np.ndarray:
         """Mean V_m of each population of `channel` [mV], (n_steps, n_groups), at the start of each TVB step."""
-        groups = self._potential_groups[channel.name]
-        return np.stack([self._potentials[:, group].mean(axis=1) for group in groups], axis=1)
+        columns = self._potential_columns[channel.name]
+        return np.stack([self._potentials[:, of].mean(axis=1) for of in columns], axis=1)
 
     def close(self) -> None:
         """Forget the last window. NEST's kernel is left as it is; the next `open` resets it."""
@@ -457,9 +437,6 @@ class Nest:
 
     def _ms(self, steps: int) -> float:
         return steps * self._step_ns / NS_PER_MS
-
-    def _refuse(self, channel: Channel, found: str) -> LockstepError:
-        return LockstepError(f"channel {channel.name}: NEST cannot take this input: {found}.")
 
 
 def _shown(value: Any) -> str:
