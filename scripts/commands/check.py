@@ -1,0 +1,115 @@
+"""`lockstep check`: the resolved contract of an experiment, without running it."""
+
+from __future__ import annotations
+
+import argparse
+import json
+import os
+import subprocess
+import tempfile
+from pathlib import Path
+from typing import Any
+
+from rich.console import Console
+from rich.table import Table
+
+from ... import transformers
+from ...bridges.contract import Channel, Contract, compose
+from ...bridges.errors import ExperimentError
+from ..arguments import add_experiment, experiment_of, overrides_of
+from ..program import enter, python_for
+
+EDGES_SHOWN = 12
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    add_experiment(parser)
+    parser.add_argument("--edges", action="store_true", help="list every edge")
+    parser.add_argument("--tvb-only", action="store_true", help="do not build the spiking networks")
+
+
+def run(args: argparse.Namespace) -> int:
+    enter(["tvb"])
+    from ...tvb_side.plan import Plan
+
+    experiment, path = experiment_of(args)
+    plan = Plan(experiment, path.parent)
+    console = Console()
+    offers = {}
+    if not args.tvb_only:
+        offers = {program.name: _network(args, plan.offer, program.name, program.simulator) for program in experiment.spikenet}
+        contract = compose("0" * 32, plan.offer, offers)
+    else:
+        contract = Contract("0" * 32, plan.grid, tuple(plan.channels), plan.offer["experiment"], plan.offer["tvb"], {})
+    from ...bridges.bridge import transformer_of
+
+    for channel in contract.channels:
+        if not args.tvb_only or channel.consumer != "tvb":
+            transformer_of(channel, contract)
+    _print(console, contract, args.edges)
+    return 0
+
+
+def _network(args: argparse.Namespace, offer: dict[str, Any], name: str, simulator: str) -> dict[str, Any]:
+    """What the spiking program says of its network, built in its own environment."""
+    python = python_for([simulator])
+    sets = [part for override in overrides_of(args) for part in ("--set", override)]
+    with tempfile.TemporaryDirectory() as folder:
+        file = Path(folder) / "offer.json"
+        file.write_text(json.dumps(offer))
+        done = subprocess.run(
+            [str(python), "-m", "tvb_lockstep.scripts.main", "spikenet", args.experiment, "--run-dir", folder, *sets,
+             "--name", name, "--describe", str(file)],
+            stdin=subprocess.DEVNULL, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True, env=os.environ,
+        )  # fmt: skip
+        if done.returncode:
+            lines = done.stdout.strip().splitlines()
+            raise ExperimentError("\n".join(lines[-30:]).removeprefix("lockstep spikenet: ") or f"{name} failed")
+        return json.loads(file.read_text())
+
+
+def _print(console: Console, contract: Contract, all_edges: bool) -> None:
+    grid, tvb, experiment = contract.grid, contract.tvb, contract.experiment
+    exchange = experiment["exchange"]
+    minimum = "none" if tvb["min_delay_ms"] is None else f"{tvb['min_delay_ms']:g} ms"
+    console.print(f"[bold]{experiment['name']}[/bold]: {experiment['description']}", highlight=False)
+    for line in (
+        f"time       {grid.duration_ms:g} ms in {grid.n_windows} windows of {grid.window_ms:g} ms ({grid.window_steps} steps of "
+        f"{grid.dt_ms:g} ms); min delay {minimum}; tick {grid.tick_ms:g} ms",
+        f"exchange   {exchange['transport']}, {exchange['mode']}, transformers at the "
+        f"{'receiver' if exchange['bridge'] == 'receiver' else 'bridge'}, seed {experiment['seed']}",
+        f"tvb        {tvb['model']}, {len(tvb['regions'])} regions",
+        *(
+            f"{name:10} {offer['simulator']} {offer['version']}, resolution {offer['resolution_ms']:g} ms, min_delay "
+            f"{offer.get('min_delay_ms')} ms: "
+            + ", ".join(f"{size} {population}@{region}" for region, population, size in offer["populations"])
+            for name, offer in contract.spikenet.items()
+        ),
+        *(f"note       {note}" for note in tvb["notes"]),
+    ):
+        console.print(line, highlight=False, soft_wrap=True, markup=False)
+    table = Table("channel", "from → to", "frame", "transformer", "becomes", title="channels")
+    for channel in contract.channels:
+        table.add_row(
+            channel.name, f"{channel.producer} → {channel.consumer}", _shape(channel, grid.window_steps, "raw"),
+            transformers.describe(channel.transformer, channel.transformer_params),
+            f"{channel.model}: {_shape(channel, grid.window_steps, 'out')}",
+        )  # fmt: skip
+    console.print(table)
+    for channel in contract.channels:
+        if channel.edges:
+            shown = channel.edges if all_edges else channel.edges[:EDGES_SHOWN]
+            table = Table("from", "to", "weight", "delay [ms]", title=f"edges of {channel.name} ({channel.model} devices)")
+            for edge in shown:
+                table.add_row(channel.out.labels[edge.group], f"{edge.population}@{edge.region}", f"{edge.weight:g}", f"{edge.delay_ms:g}")
+            console.print(table)
+            if len(shown) < len(channel.edges):
+                console.print(f"… and {len(channel.edges) - len(shown)} more; --edges lists all")
+
+
+def _shape(channel: Channel, steps: int, end: str) -> str:
+    signal = channel.raw if end == "raw" else channel.out
+    labels = ", ".join(signal.labels[:4]) + (", …" if len(signal.labels) > 4 else "")
+    if signal.kind == "spikes":
+        return f"spikes of {signal.columns} senders: {labels}"
+    return f"({steps}, {signal.columns}) float64" + (f" [{signal.unit}]" if signal.unit else "") + f": {labels}"

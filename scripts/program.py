@@ -1,0 +1,83 @@
+"""One program of a run in this terminal: `lockstep tvb`, `lockstep spikenet` and `lockstep bridge` are all alike."""
+
+from __future__ import annotations
+
+import argparse
+import os
+import sys
+from collections.abc import Callable
+from pathlib import Path
+
+from ..bridges.results import finish
+from ..bridges.session import Session, Stop, paste_command
+from . import environments
+from .arguments import add_experiment, add_run_dir, command_prefix, experiment_of, forwarded
+from .progress import RunProgress
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    add_experiment(parser)
+    add_run_dir(parser, required=True)
+    parser.add_argument("--quiet", action="store_true", help="no progress, only messages")
+
+
+def python_for(sets: list[str], requirements: str = "") -> Path:
+    """The interpreter for a program that needs these sets: this one if it has them, else that of an environment."""
+    if not requirements and all(environments.has(each) for each in sets):
+        return Path(sys.executable)
+    return environments.ensure("+".join(sets), requirements)
+
+
+def enter(sets: list[str], requirements: str = "") -> None:
+    """Go on in an environment that has what is needed; returns only when this one has."""
+    python = str(python_for(sets, requirements))
+    if python != sys.executable:
+        os.execv(python, [python, "-m", "tvb_lockstep.scripts.main", *sys.argv[1:]])
+
+
+def take_part(
+    args: argparse.Namespace, peer: str, body: Callable[[Session], None], stop: Stop | None = None,
+    progress: RunProgress | None = None,
+) -> int:  # fmt: skip
+    """Be program `peer` of the run that `args` describe. Whoever ends last makes results and report.
+
+    stop, progress: those of a process that holds several programs; by default this program has its own.
+    """
+    experiment, _ = experiment_of(args)
+
+    def command(name: str) -> str:
+        return paste_command(command_prefix(), name, forwarded(args, args.run_dir))
+
+    def tell(line: str) -> None:
+        if progress is not None:
+            progress.tell(line)
+        else:
+            print(line, file=sys.stderr, flush=True)
+
+    stop = stop or Stop()
+    session = Session(args.run_dir, peer, experiment, command=command, tell=tell, overwrite=args.overwrite, stop=stop)
+    own = None
+    try:
+        if progress is None and not args.quiet:
+            own = progress = RunProgress(session.run_dir, [peer], experiment.duration)
+        if progress is not None:
+            session.progress = progress.update
+        with stop.on_signals(), session:
+            body(session)
+        return 0
+    finally:
+        if own is not None:
+            own.update(force=True)
+            own.stop()
+        if session.last:
+            finish_run(session, tell)
+        session.release()
+
+
+def finish_run(session: Session, tell: Callable[[str], None]) -> None:
+    """Results and report, after the last program has ended."""
+    finish(session.run_dir)
+    from .report import write_report  # matplotlib takes a second to import
+
+    report = write_report(session.run_dir)
+    tell(f"results in {session.run_dir}\nreport:    {report}")

@@ -1,0 +1,147 @@
+"""The spiking program: meets the others, then window after window takes its input, runs the network, sends its spikes."""
+
+from __future__ import annotations
+
+import time
+from pathlib import Path
+from time import perf_counter
+from typing import Any
+
+import numpy as np
+
+from ..bridges.bridge import Inlet, Outlet, Spent, open_ends
+from ..bridges.contract import Channel, Contract, compose
+from ..bridges.errors import ExperimentError
+from ..bridges.experiment import SpikenetSection, user_function
+from ..bridges.frame import SPIKES, Address, Spikes, encode
+from ..bridges.grid import Grid
+from ..bridges.recording import FrameLog
+from ..bridges.session import Session
+from ..bridges.timing import Timing
+from .adapter import Connectome, SpikingSimulator
+
+SPIKES_CHANNEL = 2_000_000  # number of the log that holds all spikes of a program
+
+
+def simulator_of(section: SpikenetSection) -> SpikingSimulator:
+    """The adapter of the simulator that the section names; imports that simulator and no other."""
+    if section.simulator == "nest":
+        from .nest import Nest
+
+        return Nest()
+    raise ExperimentError(
+        f"spikenet.simulator = {section.simulator!r} is not implemented yet; implemented: 'nest'."
+    )
+
+
+def open_network(
+    simulator: SpikingSimulator, section: SpikenetSection, tvb_offer: dict[str, Any], folder: Path, build: Any = None
+) -> dict[str, Any]:
+    """Make the user's network in the simulator; returns this program's offer."""
+    connectome = tvb_offer["connectomes"][section.name]
+    simulator.open(
+        section,
+        Grid(**tvb_offer["grid"]),
+        Connectome(tuple(connectome["regions"]), np.array(connectome["weights"]), np.array(connectome["delays_ms"])),
+        seed=program_seed(tvb_offer["experiment"]["seed"], section.name),
+        build=build or user_function(section.build, folder, f"{section.name}.build"),
+    )
+    return {
+        "simulator": simulator.name, "version": simulator.version, "resolution_ms": section.resolution,
+        "populations": [[population.region, population.name, population.size] for population in simulator.populations],
+    }  # fmt: skip
+
+
+def program_seed(seed: int, name: str) -> int:
+    """The seed of one spiking program: its own for every program name, in 1 … 2^31 - 1."""
+    words = np.random.SeedSequence([seed, *name.encode()]).generate_state(1)
+    return int(words[0] % (2**31 - 1)) + 1
+
+
+def run(session: Session, folder: Path, build: Any = None, simulator: SpikingSimulator | None = None) -> None:
+    """Take part in a run as the spiking program `session.peer`.
+
+    folder: where the experiment's own Python lies. build: a function in place of the one that the experiment names.
+    """
+    section = session.experiment.program(session.peer)
+    simulator = simulator or simulator_of(section)
+    session.meet()
+    tvb_offer = session.await_page("tvb", "offer")
+    session.page.update("starting", -1)
+    offer = open_network(simulator, section, tvb_offer, folder, build)
+    session.publish("offer", offer)
+    offers = {name: session.await_page(name, "offer") for name in session.others if name not in ("tvb", "bridge")}
+    offers = {p.name: offer if p.name == session.peer else offers[p.name] for p in session.experiment.spikenet}
+    contract = compose(session.run_id.hex(), tvb_offer, offers)
+    session.on_close(simulator.close)
+    inputs, outputs = contract.of(session.peer)
+    simulator.connect(inputs, outputs)
+    inlets, outlets = open_ends(session, contract)
+    neurons = sum(population.size for population in simulator.populations)
+    address = Address(session.run_id, SPIKES_CHANNEL, f"{session.peer}.spikes", SPIKES, neurons)
+    log = FrameLog.create(session.run_dir, address)
+    session.on_close(log.close)
+    session.start(contract, [inlet.attach for inlet in inlets], min_delay_ms=getattr(simulator, "min_delay_ms", None))
+    _lock_step(session, contract, simulator, inlets, outlets, log, address)
+
+
+def _lock_step(
+    session: Session, contract: Contract, simulator: SpikingSimulator, inlets: list[Inlet], outlets: list[Outlet],
+    log: FrameLog, address: Address,
+) -> None:  # fmt: skip
+    grid, spent = contract.grid, Spent()
+    timing = Timing.create(session.run_dir, session.peer, grid.n_windows)
+    session.on_close(timing.close)
+    slices = [_neurons_of(outlet.channel, simulator) for outlet in outlets]
+    for k in range(grid.n_windows):
+        session.window = k
+        session.check_stop()
+        spent.reset()
+        begun, first, end = time.time(), *grid.steps(k)
+        for inlet in inlets:
+            payload = inlet.take(spent)
+            mark = perf_counter()
+            simulator.feed(inlet.channel, payload, first, end)
+            session.count(inlet.channel.name, frames_delivered=1, spikes_delivered=_spikes_in(payload))
+            spent.exchange += perf_counter() - mark
+        session.page.update("computing", k)
+        simulate_start, mark = time.time(), perf_counter()
+        simulator.run(first, end)
+        spikes = simulator.spikes()
+        simulate = perf_counter() - mark
+        for outlet, numbers in zip(outlets, slices, strict=True):
+            outlet.put(
+                simulator.potential(outlet.channel) if numbers is None else _only(spikes, numbers), spent
+            )
+        mark = perf_counter()
+        log.append(*encode(address, k, *grid.ticks(k), spikes))
+        spent.exchange += perf_counter() - mark
+        timing.row(k, begun, simulate_start, simulate, spent.transform, spent.exchange, spent.wait)
+        session.progress("")
+
+
+def _spikes_in(payload: Any) -> int:
+    return len(payload) if isinstance(payload, Spikes) else 0
+
+
+def _neurons_of(channel: Channel, simulator: SpikingSimulator) -> np.ndarray | None:
+    """Column of the channel for every neuron of the network, -1 for those it does not carry; None for potentials."""
+    if channel.raw.kind != "spikes":
+        return None
+    columns = np.full(sum(population.size for population in simulator.populations), -1, np.int32)
+    offsets = dict(zip(channel.raw.labels, np.cumsum([0, *channel.raw.sizes[:-1]]), strict=True))
+    start = 0
+    for population in simulator.populations:
+        if population.label in offsets:
+            columns[start : start + population.size] = offsets[population.label] + np.arange(population.size)
+        start += population.size
+    return columns
+
+
+def _only(spikes: Spikes, columns: np.ndarray) -> Spikes:
+    """The spikes that a channel carries, with its own sender numbers."""
+    senders = columns[spikes.senders]
+    if (senders >= 0).all():
+        return Spikes(spikes.times, senders)
+    keep = senders >= 0
+    return Spikes(spikes.times[keep], senders[keep])
