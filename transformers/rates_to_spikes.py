@@ -71,6 +71,8 @@ class RatesToSpikes:
         self._bin_ticks = clock.resolution_ticks
         self._keys = random.schedule(np.array([random.key_of(seed, key, label) for label in raw.labels]).reshape(-1, 2))
         # numbers are made by blocks of bins, aligned at multiples of their length, and the last block is kept
+        # drawn with each bin's count: words for its first 2 spikes, or for 6 where few columns make that cheap
+        self._block_draws = 2 if len(raw.labels) <= 16 else 1
         self._block_bins = max(1, _BLOCK // max(1, len(raw.labels)))
         self._block_keys = np.tile(self._keys, self._block_bins)
         self._block_number = -1
@@ -113,7 +115,7 @@ class RatesToSpikes:
         return times, senders.astype(np.int32)
 
     def _numbers(self, first_bin: int, end_bin: int) -> tuple[np.ndarray, np.ndarray]:
-        """Uniforms (n_bins, n_columns) for the counts, and words (2, n_bins, n_columns) for the first two trains."""
+        """Uniforms (n_bins, n_columns) for the counts, and words (n_words, n_bins, n_columns) for the trains."""
         length = self._block_bins
         parts = []
         for number in range(first_bin // length, -(-end_bin // length)):
@@ -124,16 +126,17 @@ class RatesToSpikes:
             return parts[0]
         n_columns = len(self._labels)
         if not parts:
-            return np.zeros((0, n_columns)), np.zeros((2, 0, n_columns), np.uint64)
+            return np.zeros((0, n_columns)), np.zeros((1, 0, n_columns), np.uint64)
         return np.concatenate([part[0] for part in parts]), np.concatenate([part[1] for part in parts], axis=1)
 
     def _block_of(self, number: int) -> tuple[np.ndarray, np.ndarray]:
         if number != self._block_number or self._block is None:
             n_columns = len(self._labels)
             bins = np.arange(number * self._block_bins, (number + 1) * self._block_bins, dtype=np.uint64)
-            w0, w1, w2, w3 = random.philox(np.repeat(bins, n_columns), 0, self._block_keys)
+            counter = np.repeat(bins, n_columns)
+            drawn = [word for i in range(self._block_draws) for word in random.philox(counter, i, self._block_keys)]
             shape = (self._block_bins, n_columns)
-            self._block = random.uniform(w0, w1).reshape(shape), np.stack([w2, w3]).reshape(2, *shape)
+            self._block = random.uniform(*drawn[:2]).reshape(shape), np.stack(drawn[2:]).reshape(-1, *shape)
             self._block_number = number
         return self._block
 
@@ -142,31 +145,28 @@ class RatesToSpikes:
     ) -> tuple[np.ndarray, np.ndarray]:
         """The train of every spike within its column, and which entry of `active` the spike belongs to.
 
-        The first two spikes of a bin take the words that came with its count; further ones are drawn, four at a time.
+        The first spikes of a bin take the words that came with its count; further ones are drawn, four at a time.
         """
-        flat = words.reshape(2, -1)
-        owners, drawn = [np.arange(len(active))], [flat[0, active]]
-        most = counts.max()
-        if most >= 2:
-            second = np.flatnonzero(counts >= 2)
-            owners.append(second)
-            drawn.append(flat[1, active[second]])
-        if most > 2:
-            many = np.flatnonzero(counts > 2)
-            calls = (counts[many] + 1) // 4  # the number of fours that hold counts - 2 words
-            owner = np.repeat(many, calls)
-            draw = np.arange(len(owner)) - np.repeat(np.cumsum(calls) - calls, calls)  # 0, 1, ... within each owner
-            four = random.philox(
-                bins[owner].astype(np.uint64), (draw + 1).astype(np.uint64), self._keys[:, :, columns[owner]]
-            )
-            for i, word in enumerate(four):
-                wanted = 2 + 4 * draw + i < counts[owner]
-                owners.append(owner[wanted])
-                drawn.append(word[wanted])
-        all_owners, all_drawn = (owners[0], drawn[0]) if most == 1 else (np.concatenate(owners), np.concatenate(drawn))
+        ready, most = len(words), counts.max()
+        flat = words.reshape(ready, -1)
+        if most == 1:
+            owner, drawn = np.arange(len(active)), flat[0, active]
+        else:
+            taken = np.arange(min(ready, most))[:, None] < counts
+            owner, drawn = np.nonzero(taken)[1], flat[: len(taken), active][taken]
+        if most > ready:
+            many = np.flatnonzero(counts > ready)
+            calls = (counts[many] - ready + 3) // 4
+            more = np.repeat(many, calls)
+            call = np.arange(len(more)) - np.repeat(np.cumsum(calls) - calls, calls)  # 0, 1, ... within each of `many`
+            draw = (self._block_draws + call).astype(np.uint64)
+            four = random.philox(bins[more].astype(np.uint64), draw, self._keys[:, :, columns[more]])
+            taken = ready + 4 * call + np.arange(4)[:, None] < counts[more]
+            owner = np.concatenate([owner, more[np.nonzero(taken)[1]]])
+            drawn = np.concatenate([drawn, np.stack(four)[taken]])
         # word · n / 2^32: uniform over the n trains, to within n / 2^32
-        trains = (all_drawn * self._sizes[columns[all_owners]]) >> np.uint64(32)
-        return trains.astype(np.int64), all_owners
+        trains = (drawn * self._sizes[columns[owner]]) >> np.uint64(32)
+        return trains.astype(np.int64), owner
 
     def _too_many(self, rates: np.ndarray, means: np.ndarray, first_step: int) -> None:
         step, column = np.unravel_index(np.argmax(means), means.shape)

@@ -169,6 +169,17 @@ def test_the_spikes_of_a_region_do_not_depend_on_its_row_or_on_the_other_regions
         np.testing.assert_array_equal(abc[1][mine] - offset_abc, cb[1][theirs] - offset_cb)
 
 
+def test_a_region_among_many_has_the_spikes_it_has_alone():
+    # with many columns fewer numbers are drawn ahead; at 20 spikes per bin both ways run out of them
+    labels = [f"E@{i}" for i in range(30)]
+    times, senders = poisson([40] * 30, labels=labels)(np.full((60, 30), 5000.0), 0, 60)
+    alone = poisson([40], labels=["E@17"])(np.full((60, 1), 5000.0), 0, 60)
+    mine = (senders >= 17 * 40) & (senders < 18 * 40)
+    assert mine.sum() > 1000
+    np.testing.assert_array_equal(times[mine], alone[0])
+    np.testing.assert_array_equal(senders[mine] - 17 * 40, alone[1])
+
+
 def test_the_rate_is_scaled_translated_and_converted_before_the_spikes_are_drawn():
     scaled = poisson([100], {"scale_factor": 0.02, "translation_factor": 0.01, "unit": "kHz"})(
         np.full((300, 1), 2.0), 0, 300

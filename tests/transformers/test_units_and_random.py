@@ -14,7 +14,8 @@ from tvb_lockstep.transformers.units import UNITS, convert, is_rate
 @pytest.mark.parametrize(
     ("unit_from", "unit_to", "factor"),
     [("kHz", "Hz", 1e3), ("Hz", "kHz", 1e-3), ("1/ms", "Hz", 1e3), ("1/s", "Hz", 1.0), ("nA", "pA", 1e3),
-     ("A", "pA", 1e12), ("µA", "nA", 1e3), ("V", "mV", 1e3), ("mV", "V", 1e-3), ("nS", "uS", 1e-3), ("s", "ms", 1e3), ("Hz", "Hz", 1.0)],
+     ("A", "pA", 1e12), ("µA", "nA", 1e3),
+     ("V", "mV", 1e3), ("mV", "V", 1e-3), ("nS", "uS", 1e-3), ("s", "ms", 1e3), ("Hz", "Hz", 1.0)],
 )  # fmt: skip
 def test_factors_are_the_exact_decimal_ones(unit_from, unit_to, factor):
     assert convert(unit_from, unit_to) == factor
