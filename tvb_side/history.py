@@ -86,8 +86,13 @@ class History:
         self.n_time, self.n_cvar = int(source.n_time), int(source.n_cvar)
         self.n_node, self.n_mode = int(source.n_node), int(source.n_mode)
         self.n_nnzw = int(source.n_nnzw)
-        for name in ("nnz_mask", "nnz_idelays", "nnz_row_el_idx", "nnz_col_el_idx", "nnz_weights", "es_weights"):
-            setattr(self, name, getattr(source, name))
+        # plain attributes: TVB's descriptors cost more than the sums made with them
+        self.nnz_mask: np.ndarray = source.nnz_mask
+        self.nnz_idelays: np.ndarray = source.nnz_idelays
+        self.nnz_row_el_idx: np.ndarray = source.nnz_row_el_idx
+        self.nnz_col_el_idx: np.ndarray = source.nnz_col_el_idx
+        self.nnz_weights: np.ndarray = source.nnz_weights
+        self.es_weights: np.ndarray = source.es_weights
         self.idelays = source.delays.astype(np.intp)
         self.stride = self.n_cvar * self.n_node * self.n_mode
         self.buffer, self.offset = buffer, offset

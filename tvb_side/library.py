@@ -19,6 +19,7 @@ with warnings.catch_warnings():
 # importing TVB sets levels of its own for these, and prints from INFO on
 for _name in ("tvb", "tvb.simulator", "tvb.simulator.monitors", "tvb.datatypes", "tvb.basic.config"):
     logging.getLogger(_name).setLevel(logging.WARNING)
+logging.getLogger("tvb.basic.readers").setLevel(logging.ERROR)  # warns of every optional file a connectivity lacks
 
 __all__ = [
     "Attr",

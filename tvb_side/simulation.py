@@ -330,7 +330,8 @@ class RegionSimulation:
         for monitor in sim.monitors:
             labels = self._cvars if isinstance(monitor, monitors.AfferentCoupling) else sim.model.variables_of_interest
             voi = [str(labels[int(v)]) for v in (() if monitor.voi is None else monitor.voi)]
-            width, regions = len(self.region_labels), self.region_labels
+            regions: list[str] | None = self.region_labels
+            width = len(self.region_labels)
             if isinstance(monitor, monitors.Projection):
                 width, regions = monitor.gain.shape[0], None
             elif isinstance(monitor, monitors.SpatialAverage):
