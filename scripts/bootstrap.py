@@ -10,66 +10,45 @@ import os
 import sys
 from typing import Any, NoReturn
 
-from ..bridges import __version__
 from ..bridges.errors import ExperimentError, Interrupted, LockstepError
-from ..bridges.experiment_file import SIMULATORS, read
+from ..bridges.experiment_file import SIMULATORS, read, shipped
 from . import checks, environments
-from .commands import env
+from . import main as command_line
 
-COMMANDS = {
-    "run": "run an experiment: start all its programs, show their progress",
-    "tvb": "the TVB program of a run",
-    "spikenet": "a spiking program of a run",
-    "bridge": "the bridge of a run, as a program of its own",
-    "env": env.HELP,
-    "check": "validate an experiment and print its contract, without running it",
-    "inspect": "show or export what was exchanged in a run",
-    "status": "what the programs of a run are doing",
-    "bench": "measure the exchange on this machine",
-}
-# Subcommands of an experiment: they read it here to know what they need, and need the option values told apart from it.
 OF_AN_EXPERIMENT = ("run", "tvb", "spikenet", "bridge", "check")
-VALUE_OPTIONS = ("--set", "--run-dir", "--name", "--simulator", "--spikenet-env", "--tvb-env", "--bridge")
+# Their options with a value, which is not to be taken for the name of the experiment.
+VALUE_OPTIONS = ("--set", "--run-dir", "--name", "--simulator", "--spikenet-env", "--tvb-env", "--bridge", "--describe")
 
 
 class _Parser(argparse.ArgumentParser):
     def error(self, message: str) -> NoReturn:
-        raise ExperimentError(f"{self.prog}: {message}.")
+        raise ExperimentError(f"{message}.")
 
 
 def main(argv: list[str]) -> int:
+    command = argv[0] if argv else "--help"
     try:
-        return _main(argv)
+        if command == "test":
+            return checks.main(argv[1:])
+        if command not in command_line.COMMANDS or command == "env":
+            return command_line.main(argv or ["--help"])
+        return _go_on(argv)
     except LockstepError as error:
-        print(error, file=sys.stderr)
+        print(f"lockstep {command}: {error}", file=sys.stderr)
         return error.exit_code
     except KeyboardInterrupt:
         return Interrupted.exit_code
 
 
-def _main(argv: list[str]) -> int:
-    command = argv[0] if argv else "--help"
-    if command in ("-h", "--help", "help"):
-        print(usage())
-        return 0
-    if command == "--version":
-        print(f"lockstep {__version__}")
-        return 0
-    if command == "test":
-        return checks.main(argv[1:])
-    if command not in COMMANDS:
-        raise ExperimentError(f"There is no subcommand {command!r}. There is: {', '.join(COMMANDS)}.")
-    if command == "env":
-        parser = argparse.ArgumentParser(prog="lockstep env", description=env.HELP)
-        env.add_arguments(parser)
-        return env.run(parser.parse_args(argv[1:]))
+def _go_on(argv: list[str]) -> int:
+    """Replaces this process by the same command in the environment that it needs."""
     if any(argument in ("-h", "--help") for argument in argv[1:]):
-        ready = (name for name in ("tvb", *SIMULATORS) if environments.environment(name).trouble() is None)
-        if (name := next(ready, None)) is None:
-            print(f"lockstep {command}: {COMMANDS[command]}\n\nIts options are shown by an environment, and there is "
-                  f"none yet; make one with: lockstep env make tvb")  # fmt: skip
+        known = [environments.environment(name) for name in ("tvb", *SIMULATORS)]
+        pythons = [each.python for each in known if each.trouble() is None]
+        if not pythons:
+            print(f"lockstep {argv[0]}: {command_line.COMMANDS[argv[0]]}.\n\nAn environment is needed to show its "
+                  f"options, and there is none yet. Make one with: {sys.argv[0]} env make tvb")  # fmt: skip
             return 0
-        pythons = [environments.environment(name).python]
     else:
         pythons = [environments.ensure(name, requirements) for name, requirements in needed(argv)]
     os.environ["LOCKSTEP_COMMAND"] = sys.argv[0]  # for the lines that people are told to paste into another terminal
@@ -78,34 +57,22 @@ def _main(argv: list[str]) -> int:
     os.execv(pythons[0], [str(pythons[0]), "-P", "-m", "tvb_lockstep.scripts.main", *argv])
 
 
-def usage() -> str:
-    width = max(map(len, COMMANDS))
-    return "\n".join([
-        "usage: lockstep COMMAND …",
-        "",
-        "The Virtual Brain and spiking simulators as independent programs in lock-step.",
-        "",
-        *(f"  {name:<{width}}  {what}" for name, what in COMMANDS.items()),
-        "",
-        "lockstep COMMAND --help shows the options of one. Environments are made when they are first needed, in",
-        f"{environments.folder()}.",
-    ])  # fmt: skip
-
-
 def needed(argv: list[str]) -> list[tuple[str, str]]:
     """The environments of a command line as (name, requirements): first the one it runs in, then those of the programs
     that it starts. Raises ExperimentError when there is no such experiment or simulator."""
     command, arguments = argv[0], argv[1:]
     if command not in OF_AN_EXPERIMENT:
         return [("tvb", "")]
-    parser = _Parser(prog=f"lockstep {command}", add_help=False, allow_abbrev=False)
+    parser = _Parser(add_help=False)
     for option in VALUE_OPTIONS:
         parser.add_argument(option, action="append", default=[])
     options, rest = parser.parse_known_args(arguments)
     positional = [argument for argument in rest if not argument.startswith("-")]
     if not positional:
-        return [("tvb", "")]  # an incomplete command line, which the command itself explains
-    data, path = read(positional[0], options.set)
+        there = ", ".join(shipped())
+        raise ExperimentError(f"Which experiment? One that comes with lockstep ({there}), a folder or a .toml file.")
+    simulator = [f"spikenet.simulator={name}" for name in options.simulator]
+    data, path = read(positional[0], [*options.set, *simulator])
 
     asked = data.get("environments")
     asked = asked if isinstance(asked, dict) else {}
@@ -113,12 +80,12 @@ def needed(argv: list[str]) -> list[tuple[str, str]]:
     for_spikenet = (options.spikenet_env or [str(asked.get("spikenet", ""))])[-1]
     if command == "spikenet":
         program = _program(data, path, options.name[-1] if options.name else None)
-        return [(options.simulator[-1] if options.simulator else _simulator(program, path), for_spikenet)]
-    if command != "run":
+        return [(_simulator(program, path), for_spikenet)]
+    if command in ("tvb", "bridge") or "--tvb-only" in rest:
         return [("tvb", for_tvb)]
     simulators = list(dict.fromkeys(_simulator(program, path) for program in _programs(data)))
     exchange = data.get("exchange")
-    if isinstance(exchange, dict) and exchange.get("transport") == "memory":
+    if command == "run" and isinstance(exchange, dict) and exchange.get("transport") == "memory":
         return [("+".join(["tvb", *simulators]), f"{for_tvb} {for_spikenet}".strip())]
     return [("tvb", for_tvb), *((simulator, for_spikenet) for simulator in simulators)]
 

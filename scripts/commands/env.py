@@ -11,7 +11,6 @@ from typing import Any
 from ...bridges.errors import EnvironmentFailed
 from .. import environments
 
-HELP = "list, make or remove the environments of the programs"
 SHOWN = ("tvb-library", "nest-simulator", "annarchy", "neuron", "netpyne", "numpy")
 
 
