@@ -234,7 +234,8 @@ class Nest:
                 f"channel {channel.name}: model {channel.model} with a signal of kind {channel.out.kind!r}. NEST takes "
                 + ", ".join(f"{model} ({kind})" for model, kind in MODELS.items()) + "."
             )  # fmt: skip
-        device = self._nest.Create(DEVICES[channel.model])
+        # by default a stimulating device is not active in the very first step of a run
+        device = self._nest.Create(DEVICES[channel.model], params={"start": -math.inf})
         for edge in channel.edges:
             if edge.group != group:
                 continue
