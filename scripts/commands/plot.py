@@ -1,0 +1,19 @@
+"""`lockstep plot`: the report of a run, made again; and its result files, if the run died before they were made."""
+
+from __future__ import annotations
+
+import argparse
+from pathlib import Path
+
+HELP = "make the report of a run again"
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("run", type=Path, metavar="RUN", help="the run directory; of a run that goes on, the report so far")
+
+
+def run(args: argparse.Namespace) -> int:
+    from ..report import write_report  # matplotlib takes its time
+
+    print(write_report(args.run))
+    return 0
