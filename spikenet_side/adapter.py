@@ -113,8 +113,8 @@ def check_input(channel: Channel, payload: Payload, first_step: int, end_step: i
         return
     if payload.shape != (end_step - first_step, channel.out.columns):
         raise refuse(f"shape {payload.shape}, expected {(end_step - first_step, channel.out.columns)}")
-    low = 0.0 if channel.model == "RATE" else -np.inf
-    good = (payload >= low) & np.isfinite(payload)
+    low = 0.0 if channel.model == "RATE" else np.finfo(np.float64).min
+    good = (payload >= low) & (payload < np.inf)  # false for NaN
     if not good.all():
         row, column = np.argwhere(~good)[0]
         raise refuse(
