@@ -62,25 +62,20 @@ def _override(data: dict[str, Any], override: str) -> None:
         value = text  # a bare word is a string
     target: Any = data
     for i, part in enumerate(keys):
+        key_here: Any = part
         if isinstance(target, list):
-            # with one spiking program its number may be left out: spikenet.simulator
             if not part.isdigit() and len(target) == 1:
-                target, part = target[0], part
+                target = target[0]  # with one spiking program its number may be left out: spikenet.simulator
             elif part.isdigit() and int(part) < len(target):
-                target_list, part = target, int(part)  # type: ignore[assignment]
-                if i == len(keys) - 1:
-                    target_list[part] = value
-                    return
-                target = target_list[part]
-                continue
+                key_here = int(part)
             else:
                 raise ExperimentError(
                     f"--set {override}: {'.'.join(keys[:i])} is a list of {len(target)}; go on with a number from 0 to "
-                    f"{len(target) - 1}, as in {'.'.join([*keys[:i], '0', *keys[i:]])}."
+                    f"{len(target) - 1}, as in {'.'.join([*keys[:i], '0', *keys[i + part.isdigit() :]])}."
                 )
-        if not isinstance(target, dict):
+        if isinstance(key_here, str) and not isinstance(target, dict):
             raise ExperimentError(f"--set {override}: {'.'.join(keys[:i])} is a value, it has no key {part!r}.")
         if i == len(keys) - 1:
-            target[part] = value
+            target[key_here] = value
         else:
-            target = target.setdefault(part, {})
+            target = target[key_here] if isinstance(target, list) else target.setdefault(part, {})
