@@ -72,7 +72,7 @@ class Outlet:
             session.experiment.exchange.transport, self._address, session.place,
             depth=session.experiment.exchange.depth, slot_bytes=slot_bytes(channel, stage, self.grid),
             describe={
-                "channel": channel.name, "stage": stage, "unit": signal.unit, "labels": signal.labels,
+                "interface": channel.name, "stage": stage, "unit": signal.unit, "labels": signal.labels,
                 "sizes": signal.sizes, "kind": signal.kind, "dt_ms": self.grid.dt_ms, "tick_ms": self.grid.tick_ms,
                 "equation": transformers.describe(channel.transformer, channel.transformer_params),
             },
@@ -138,17 +138,21 @@ class Inlet:
         received = perf_counter()
         spent.wait += wait
         spent.exchange += received - begun - wait
-        spikes_out = spikes_in
+        counts = {"frames_received": 1, "spikes_received": spikes_in}
         if self._transform is not None:
+            counted = self._transform.counted
             payload = self._transformed(payload, k)
-            spikes_out = len(payload) if isinstance(payload, Spikes) else spikes_in
             done = perf_counter()
             spent.transform += done - received
+            if isinstance(payload, Spikes):  # spikes begin here
+                counts["spikes_sent"] = counts["spikes_received"] = len(payload)
+            else:  # and end here: as many as went into the rates
+                counts["spikes_delivered"] = self._transform.counted - counted
             if self._logs:
                 self._logs[1].append(*encode(self._out, k, t0, t1, payload))
                 spent.exchange += perf_counter() - done
         self.next += 1
-        self.session.count(self.channel.name, frames_received=1, spikes_received=spikes_in or spikes_out)
+        self.session.count(self.channel.name, **counts)
         return payload
 
     def _transformed(self, payload: Payload, k: int) -> Payload:

@@ -221,9 +221,11 @@ class Session:
     def others(self) -> list[str]:
         return [name for name in self.experiment.peers if name != self.peer]
 
-    def publish(self, what: str, content: dict[str, Any]) -> None:
-        """Write ``peers/NAME.what.json`` for the others."""
-        write_json(self.run_dir / "peers" / f"{self.peer}.{what}.json", {"run_id": self.run_id.hex(), **content})
+    def publish(self, what: str, content: dict[str, Any]) -> dict[str, Any]:
+        """Write ``peers/NAME.what.json`` for the others; gives back what they will read."""
+        content = {"run_id": self.run_id.hex(), **content}
+        write_json(self.run_dir / "peers" / f"{self.peer}.{what}.json", content)
+        return json.loads(json.dumps(content))
 
     def await_page(self, name: str, what: str) -> dict[str, Any]:
         """What program `name` publishes as `what`; blocks until it is there.

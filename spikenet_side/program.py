@@ -69,7 +69,7 @@ def run(session: Session, folder: Path, build: Any = None, simulator: SpikingSim
     tvb_offer = session.await_page("tvb", "offer")
     session.page.update("starting", -1)
     offer = open_network(simulator, section, tvb_offer, folder, build)
-    session.publish("offer", offer)
+    offer = session.publish("offer", offer)
     offers = {name: session.await_page(name, "offer") for name in session.others if name not in ("tvb", "bridge")}
     offers = {p.name: offer if p.name == session.peer else offers[p.name] for p in session.experiment.spikenet}
     contract = compose(session.run_id.hex(), tvb_offer, offers)
@@ -102,7 +102,8 @@ def _lock_step(
             payload = inlet.take(spent)
             mark = perf_counter()
             simulator.feed(inlet.channel, payload, first, end)
-            session.count(inlet.channel.name, frames_delivered=1, spikes_delivered=_spikes_in(payload))
+            given = len(payload) if isinstance(payload, Spikes) else 0
+            session.count(inlet.channel.name, frames_delivered=1, spikes_delivered=given)
             spent.exchange += perf_counter() - mark
         session.page.update("computing", k)
         simulate_start, mark = time.time(), perf_counter()
@@ -118,10 +119,6 @@ def _lock_step(
         spent.exchange += perf_counter() - mark
         timing.row(k, begun, simulate_start, simulate, spent.transform, spent.exchange, spent.wait)
         session.progress("")
-
-
-def _spikes_in(payload: Any) -> int:
-    return len(payload) if isinstance(payload, Spikes) else 0
 
 
 def _neurons_of(channel: Channel, simulator: SpikingSimulator) -> np.ndarray | None:

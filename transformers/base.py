@@ -29,6 +29,7 @@ class TransformerError(ValueError):
 
 class Transformer(Protocol[Raw, Out]):
     clipped: int  # values that `clip = true` has set to 0 so far
+    counted: int  # spikes that went into rates so far
 
     def __call__(self, payload: Raw, first_step: int, end_step: int) -> Out: ...
 

@@ -49,6 +49,7 @@ class Linear:
         self._rate = is_rate(out.unit)
         self._clip = given["clip"]
         self.clipped = 0
+        self.counted = 0
         if not isinstance(self._clip, bool) or (self._clip and not self._rate):
             raise TransformerError(
                 f"transformer {name}: clip = {self._clip!r}: it must be true or false, and true only for rates; "

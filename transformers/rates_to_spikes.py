@@ -78,6 +78,8 @@ class RatesToSpikes:
         self._block_number = -1
         self._block: tuple[np.ndarray, np.ndarray] | None = None
 
+    counted = 0  # spikes begin here
+
     @property
     def clipped(self) -> int:
         return self._rate.clipped

@@ -79,10 +79,13 @@ class SpikesToRates:
         self._initial = self._state.copy()
         self._next_step = 0
         self.clipped = 0
+        self.counted = 0
 
     def __call__(self, payload: SpikesLike, first_step: int, end_step: int) -> np.ndarray:
         n_steps, n_groups = end_step - first_step, len(self._labels)
-        y = self._counts(payload, first_step, n_steps, n_groups) * self._per_spike
+        counts = self._counts(payload, first_step, n_steps, n_groups)
+        self.counted += int(counts.sum())
+        y = counts * self._per_spike
         if self._filtered:
             self._low_pass(y, first_step, end_step)
         y *= self._scale

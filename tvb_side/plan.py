@@ -338,10 +338,6 @@ class Plan:
                 "model": self.model, "regions": self.labels, "coupled": self.regions, "dt_ms": self.grid.dt_ms,
                 "min_delay_ms": None if longest is None else round(longest * self.grid.dt_ms, 9),
                 "notes": self.simulation.notes,
-                "monitors": [
-                    {"name": m.name, "period_ms": m.period_ms, "voi": list(m.variables), "shape": list(m.shape),
-                     "regions": self.labels if m.shape[1:2] == (len(self.labels),) else None}
-                    for m in self.simulation.monitors
-                ],
+                "monitors": self.simulation.monitors,
             },
         }  # fmt: skip

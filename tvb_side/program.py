@@ -32,19 +32,20 @@ def run(session: Session, folder: Path, simulator: Any = None) -> None:
     session.page.update("starting", -1)
     session.meet()
     plan = Plan(session.experiment, folder, simulator)
-    session.publish("offer", plan.offer)
+    offer = session.publish("offer", plan.offer)
     for note in plan.simulation.notes:
         session.tell(f"tvb: {note}")
     offers = {program.name: session.await_page(program.name, "offer") for program in session.experiment.spikenet}
-    contract = compose(session.run_id.hex(), plan.offer, offers)
-    write_json(session.run_dir / "contract.json", contract.to_json())
-    write_json(session.run_dir / "experiment.json", contract.experiment)
+    contract = compose(session.run_id.hex(), offer, offers)
     inlets, outlets = open_ends(session, contract)
     for inlet in inlets:
         _set_initial(plan.simulation, inlet.channel, contract)
     np.save(session.run_dir / "initial_history.npy", plan.simulation.initial_history, allow_pickle=False)
     monitors = MonitorLogs(session, contract, plan.simulation)
     session.start(contract, [inlet.attach for inlet in inlets])
+    # from here on there is something to keep
+    write_json(session.run_dir / "experiment.json", contract.experiment)
+    write_json(session.run_dir / "contract.json", contract.to_json())
     LockStep(session, contract, plan.simulation, inlets, outlets, monitors).run()
 
 
@@ -157,9 +158,7 @@ class LockStep:
             first = self.grid.steps(k)[0]
             for inlet, payload in payloads:
                 self.simulation.deliver(first, payload, self._columns[inlet.channel.number])
-                self.session.count(
-                    inlet.channel.name, frames_delivered=1, spikes_delivered=getattr(inlet.transform, "last_count", 0)
-                )
+                self.session.count(inlet.channel.name, frames_delivered=1)
             self.simulate += perf_counter() - mark
 
     def determined(self, channel: Channel, k: int) -> bool:
