@@ -72,7 +72,7 @@ def encode(address: Address, sequence: int, t0: int, t1: int, payload: Payload) 
             )
     else:
         data = _records(address, sequence, payload)  # type: ignore[arg-type]
-    body = memoryview(data).cast("B") if data.size else memoryview(b"")
+    body = memoryview(data).cast("B") if data.size else memoryview(b"")  # type: ignore[arg-type]
     if body.nbytes > MAX_PAYLOAD_BYTES:
         raise FrameError(
             f"channel {address.name}, frame {sequence}: a payload of {body.nbytes} bytes was given, a frame holds at "
@@ -92,7 +92,7 @@ def _records(address: Address, sequence: int, spikes: Spikes) -> np.ndarray:
     if times.ndim != 1 or times.shape != senders.shape or not integers:
         raise FrameError(
             f"channel {address.name}, frame {sequence}: spikes with times of shape {times.shape}, {times.dtype}, and "
-            f"senders of shape {senders.shape}, {senders.dtype}, were given, expected two arrays of integers of the same "
+            f"senders of shape {senders.shape}, {senders.dtype}, were given, expected two arrays of integers of equal "
             f"length."
         )
     records = np.empty(len(times), SPIKE_RECORD)

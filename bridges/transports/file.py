@@ -142,10 +142,12 @@ class FileSender:
         self._folder = folder
         self._depth = depth
         self._temporary = str(folder.parent / TEMPORARY / f"{address.name}.npy")
-        self._taken = 0  # frames the consumer had taken when last looked at
+        self._first = self._taken = -1  # the first frame this end sends; the one the consumer takes next, as last seen
         self._npy: tuple[int, bytes] = (-1, b"")
 
     def send(self, header: bytes, body: memoryview, sequence: int, t0: int, t1: int, check: Check) -> None:
+        if self._first < 0:
+            self._first = self._taken = sequence
         if sequence - self._taken >= self._depth:
             self._await_room(sequence, check)
         rows = HEADER.unpack(header)[9]
@@ -170,7 +172,7 @@ class FileSender:
         waited, last_check = 0.0, 0.0
         try:
             while True:
-                self._taken = self._cursor()
+                self._taken = max(self._first, self._cursor())
                 if sequence - self._taken < self._depth:
                     return
                 sleep(_pause(waited))

@@ -47,8 +47,8 @@ def attach(address: Address, place: Place) -> MemoryReceiver:
     if channel is None:
         raise RunDirectoryError(
             f"channel {address.name}: there is no producer of run {address.run_id.hex()}, channel {address.channel} in "
-            f"this process, or it already has its consumer. With exchange.transport = \"memory\" all programs run in one "
-            f"process (lockstep run); choose shm or file for programs of their own."
+            f"this process, or it already has its consumer. With exchange.transport = \"memory\" all programs run in "
+            f"one process (lockstep run); choose shm or file for programs of their own."
         )
     return MemoryReceiver(channel)
 

@@ -325,7 +325,8 @@ def _said(address: Address, doing: str) -> Iterator[None]:
     except (posix_ipc.PermissionsError, OSError, ValueError) as error:
         raise RunDirectoryError(
             f"channel {address.name}: {doing} the shared memory of run {address.run_id.hex()}, channel "
-            f"{address.channel}: {error}. Both programs must run as the same user; else choose exchange.transport = \"file\"."
+            f"{address.channel}: {error}. Both programs must run as the same user; else choose "
+            f"exchange.transport = \"file\"."
         ) from None
 
 
