@@ -136,7 +136,12 @@ class RegionSimulation:
         self._prepare_delivery(by_region, undelivered)
         self._which: dict[tuple[Column, ...], np.ndarray] = {}
         self._rows: dict[tuple[Region, ...], tuple[Rows, int, np.ndarray]] = {}
-        self._every = self._needs(self._history.every)
+        # a replaced region's own TVB state reaches nobody: it goes on without input, so that nobody waits for one
+        self._idle = np.array([], dtype=np.intp)
+        if undelivered != "free":
+            self._idle = np.array([region for region, names in by_region.items() if names], dtype=np.intp)
+        driven = np.setdiff1d(np.arange(len(self.region_labels)), self._idle)
+        self._driven_delays = self._needs(Rows(self._history, driven.tolist()))[2]
         self._batch = self._batch_steps()
         self._prepare_stimulus(n_steps)
         self.monitors = self._describe_monitors()
@@ -466,7 +471,7 @@ class RegionSimulation:
         sim, history, function, model = self._sim, self._history, self._sim.coupling, self._sim.model
         if sim.stimulus is not None and end_step > (self._n_steps or 0):
             raise RuntimeError(f"step {end_step} is beyond the {self._n_steps} steps that the stimulus was made for")
-        self._require(self.current_step, end_step, None, self._every[2])
+        self._require(self.current_step, end_step, None, self._driven_delays)
         self._reserve(end_step)
         integrate, state, stimulus = self._integrate, self._own, self._stimulus
         while self.current_step < end_step:
@@ -476,10 +481,12 @@ class RegionSimulation:
                 # one contiguous (n_cvar, n_node, n_mode) per step
                 terms = history.coupling_window(function, first, n, history.every).swapaxes(0, 1).copy()
             else:
-                # the proxied regions' own state of this moment is their TVB model's: the true one is not known yet
+                # x_i of a replaced region is its TVB model's: the true one may not be known yet
                 history.current = state[model.cvar].astype(np.float32)
-                terms = history.coupling_at(function, first)[None]
+                terms = history.coupling_at(function, first)[None].copy()
                 history.current = None
+            if len(self._idle):
+                terms[:, :, self._idle] = 0.0
             at = first + 1 + self._offset
             for j in range(n):
                 if sim.stimulus is not None:
