@@ -19,6 +19,11 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     add_experiment(parser)
     add_run_dir(parser, required=True)
     parser.add_argument("--quiet", action="store_true", help="no progress, only messages")
+    add_no_report(parser)
+
+
+def add_no_report(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("--no-report", action="store_true", help="results, but no report.html (`lockstep plot` makes it later)")
 
 
 def python_for(sets: list[str], requirements: str = "") -> Path:
@@ -70,14 +75,15 @@ def take_part(
             own.update(force=True)
             own.stop()
         if session.last:
-            finish_run(session, tell)
+            finish_run(session, tell, report=not args.no_report)
         session.release()
 
 
-def finish_run(session: Session, tell: Callable[[str], None]) -> None:
+def finish_run(session: Session, tell: Callable[[str], None], report: bool) -> None:
     """Results and report, after the last program has ended."""
     finish(session.run_dir)
-    from .report import write_report  # matplotlib takes a second to import
+    tell(f"results in {session.run_dir}")
+    if report:
+        from .report import write_report  # matplotlib takes a second to import
 
-    report = write_report(session.run_dir)
-    tell(f"results in {session.run_dir}\nreport:    {report}")
+        tell(f"report:    {write_report(session.run_dir)}")

@@ -18,7 +18,7 @@ from ...bridges.experiment import Experiment
 from ...bridges.peers import read_summary
 from ...bridges.session import Session, Stop
 from ..arguments import add_experiment, add_run_dir, experiment_of, forwarded
-from ..program import enter, python_for, take_part
+from ..program import add_no_report, enter, python_for, take_part
 from ..progress import RunProgress
 
 GRACE_S = 10.0  # for the others, after one program has failed
@@ -29,6 +29,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     add_experiment(parser)
     add_run_dir(parser, required=False)
     parser.add_argument("--quiet", action="store_true", help="no progress, only the outcome")
+    add_no_report(parser)
 
 
 def run(args: argparse.Namespace) -> int:
@@ -91,6 +92,7 @@ class _Programs:
         command = [str(self.pythons[name]), "-m", "tvb_lockstep.scripts.main"]
         command += [name if name in ("tvb", "bridge") else "spikenet", *forwarded(self.args, self.run_dir), "--quiet"]
         command += [] if name in ("tvb", "bridge") else ["--name", name]
+        command += ["--no-report"] if self.args.no_report else []
         with open(self.run_dir / "log" / f"{name}.log", "wb") as log:
             self.children[name] = subprocess.Popen(
                 command, stdin=subprocess.DEVNULL, stdout=log, stderr=subprocess.STDOUT,
