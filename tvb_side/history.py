@@ -45,8 +45,8 @@ class Rows:
         self._tables: dict[tuple[str, int], Any] = {}
 
     def sparse(self, history: History, n: int) -> tuple[np.ndarray, ...]:
-        """Gather indices (n_cvar, n * n_edges, n_mode), weights, starts of the sums, positions of the sums; for n steps
-        beginning at the step whose oldest possible source lies at index 0."""
+        """Gather indices (n_cvar, n * n_edges, n_mode), weights, starts of the sums, positions of the sums, and zeros
+        for x_i; for n steps beginning at the step whose oldest possible source lies at index 0."""
         table = self._tables.get(("sparse", n))
         if table is None:
             h = history
@@ -59,6 +59,7 @@ class Rows:
                 np.tile(self.weights, (n, 1)),
                 (steps * len(self.edges) + self.starts).ravel(),
                 (steps * len(self.regions) + self.with_input).ravel(),
+                np.zeros((h.n_cvar, n * len(self.edges), h.n_mode), np.float32),
             )
             self._tables["sparse", n] = table
         return table
@@ -133,9 +134,8 @@ class History:
         that passed `vectorises`."""
         n_rows = len(rows.regions)
         if isinstance(function, coupling.SparseCoupling):
-            index, weights, starts, positions = rows.sparse(self, n)
+            index, weights, starts, positions, x_i = rows.sparse(self, n)
             x_j = self._past(first).take(index)
-            x_i = np.broadcast_to(np.float32(0), x_j.shape)
             total = np.zeros((self.n_cvar, n * n_rows, self.n_mode), np.float32)
             total[:, positions] = np.add.reduceat(weights * function.pre(x_i, x_j), starts, axis=1)
             return function.post(total).reshape(-1, n, n_rows, self.n_mode)

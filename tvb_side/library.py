@@ -5,6 +5,8 @@
 
 import logging
 import warnings
+from collections.abc import Iterable
+from typing import Any
 
 with warnings.catch_warnings():
     # optional packages (geodesic distances of surfaces), of no use for region-level simulations
@@ -21,6 +23,44 @@ for _name in ("tvb", "tvb.simulator", "tvb.simulator.monitors", "tvb.datatypes",
     logging.getLogger(_name).setLevel(logging.WARNING)
 logging.getLogger("tvb.basic.readers").setLevel(logging.ERROR)  # warns of every optional file a connectivity lacks
 
+
+
+class PlainAccess:
+    """While entered, the declared attributes of some TVB objects are read as plain ones.
+
+    TVB's attributes are descriptors that look up, check and count on every access, 50 µs of a step of 200. Their values
+    lie in the object's own dictionary under the same name; for the time of a step loop the objects get a class in which
+    the descriptors are covered. The objects, their values and their methods are the same.
+    """
+
+    def __init__(self, objects: Iterable[Any]) -> None:
+        self._swaps = []
+        for item in objects:
+            cls = type(item)
+            covered = {}
+            for name in cls.declarative_attrs:
+                attr = getattr(cls, name)
+                if type(attr) not in (Attr, NArray, Float, Int):
+                    continue
+                try:
+                    value = getattr(item, name)  # puts a default into the dictionary
+                except TraitError:  # required, and not there
+                    continue
+                if item.__dict__.get(name) is value:
+                    covered[name] = None
+            # made by `type` itself: TVB's metaclass would take it for a declaration
+            plain = type.__new__(type(cls), cls.__name__, (cls,), {"__module__": cls.__module__, **covered})
+            self._swaps.append((item, cls, plain))
+
+    def __enter__(self) -> None:
+        for item, _, plain in self._swaps:
+            item.__class__ = plain
+
+    def __exit__(self, *exc: object) -> None:
+        for item, cls, _ in self._swaps:
+            item.__class__ = cls
+
+
 __all__ = [
     "Attr",
     "Connectivity",
@@ -28,6 +68,7 @@ __all__ = [
     "HasTraits",
     "Int",
     "NArray",
+    "PlainAccess",
     "Simulator",
     "SparseHistory",
     "TraitError",

@@ -16,7 +16,7 @@ import numpy as np
 
 from ..bridges.errors import ExperimentError, LockstepError
 from .history import FAR, FullHistory, History, Rows
-from .library import Simulator, coupling, monitors
+from .library import PlainAccess, Simulator, coupling, monitors
 
 Region = str | int
 Column = tuple[str, str]  # (region label, state variable)
@@ -144,6 +144,8 @@ class RegionSimulation:
         self._driven_delays = self._needs(Rows(self._history, driven.tolist()))[2]
         self._batch = self._batch_steps()
         self._prepare_stimulus(n_steps)
+        parts = (sim, sim.model, sim.integrator, getattr(sim.integrator, "noise", None), sim.coupling)
+        self._plain_access = PlainAccess(part for part in parts if part is not None)
         self.monitors = self._describe_monitors()
 
     # ---- setting up
@@ -468,11 +470,15 @@ class RegionSimulation:
 
         Raises RuntimeError when a delivered value is needed that is not there; LockstepError for a state not finite.
         """
-        sim, history, function, model = self._sim, self._history, self._sim.coupling, self._sim.model
-        if sim.stimulus is not None and end_step > (self._n_steps or 0):
+        if self._sim.stimulus is not None and end_step > (self._n_steps or 0):
             raise RuntimeError(f"step {end_step} is beyond the {self._n_steps} steps that the stimulus was made for")
         self._require(self.current_step, end_step, None, self._driven_delays)
         self._reserve(end_step)
+        with self._plain_access:
+            self._advance(end_step)
+
+    def _advance(self, end_step: int) -> None:
+        sim, history, function, model = self._sim, self._history, self._sim.coupling, self._sim.model
         integrate, state, stimulus = self._integrate, self._own, self._stimulus
         while self.current_step < end_step:
             first = self.current_step
