@@ -326,6 +326,12 @@ class Plan:
             "delays_ms": self.simulation.delays_ms[part].tolist(),
         }
 
+    def _neighbours(self, region: str, most: int = 5) -> list[list[Any]]:
+        """The regions that hear `region` most: [label, weight], the strongest first. Reports show them."""
+        heard = self.simulation.weights[:, self.labels.index(region)]
+        strongest = [int(i) for i in np.argsort(-heard, kind="stable")[:most] if heard[i] > 0]
+        return [[self.labels[i], float(heard[i])] for i in strongest]
+
     @property
     def offer(self) -> dict[str, Any]:
         longest = self.simulation.min_delay_steps
@@ -338,6 +344,7 @@ class Plan:
                 "model": self.model, "regions": self.labels, "coupled": self.regions, "dt_ms": self.grid.dt_ms,
                 "min_delay_ms": None if longest is None else round(longest * self.grid.dt_ms, 9),
                 "notes": self.simulation.notes,
+                "neighbours": {region: self._neighbours(region) for regions in self.regions.values() for region in regions},
                 "monitors": self.simulation.monitors,
             },
         }  # fmt: skip

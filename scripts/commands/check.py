@@ -11,10 +11,9 @@ from pathlib import Path
 from typing import Any
 
 from rich.console import Console
-from rich.table import Table
 
 from ... import transformers
-from ...bridges.contract import Channel, Contract, compose
+from ...bridges.contract import Contract, Signal, compose
 from ...bridges.errors import ExperimentError
 from ..arguments import add_experiment, experiment_of, overrides_of
 from ..program import enter, python_for
@@ -88,28 +87,30 @@ def _print(console: Console, contract: Contract, all_edges: bool) -> None:
         *(f"note       {note}" for note in tvb["notes"]),
     ):
         console.print(line, highlight=False, soft_wrap=True, markup=False)
-    table = Table("channel", "from → to", "frame", "transformer", "becomes", title="channels")
     for channel in contract.channels:
-        table.add_row(
-            channel.name, f"{channel.producer} → {channel.consumer}", _shape(channel, grid.window_steps, "raw"),
-            transformers.describe(channel.transformer, channel.transformer_params),
-            f"{channel.model}: {_shape(channel, grid.window_steps, 'out')}",
-        )  # fmt: skip
-    console.print(table)
-    for channel in contract.channels:
-        if channel.edges:
-            shown = channel.edges if all_edges else channel.edges[:EDGES_SHOWN]
-            table = Table("from", "to", "weight", "delay [ms]", title=f"edges of {channel.name} ({channel.model} devices)")
-            for edge in shown:
-                table.add_row(channel.out.labels[edge.group], f"{edge.population}@{edge.region}", f"{edge.weight:g}", f"{edge.delay_ms:g}")
-            console.print(table)
-            if len(shown) < len(channel.edges):
-                console.print(f"… and {len(channel.edges) - len(shown)} more; --edges lists all")
+        mode = f", coupling_mode {channel.coupling_mode}" if channel.coupling_mode else ""
+        lines = [
+            f"\n{channel.name}: {channel.producer} → {channel.consumer}, {channel.model}{mode}",
+            f"  sent         {_shape(channel.raw, grid.window_steps)}",
+            f"  transformer  {channel.transformer}: "
+            + transformers.describe(channel.transformer, channel.transformer_params),
+            f"  becomes      {_shape(channel.out, grid.window_steps)}",
+        ]
+        shown = channel.edges if all_edges else channel.edges[:EDGES_SHOWN]
+        for i, edge in enumerate(shown):
+            lines.append(
+                f"  {'edges' if i == 0 else '':11}  {channel.out.labels[edge.group]} → {edge.population}@{edge.region}: "
+                f"weight {edge.weight:g}, delay {edge.delay_ms:g} ms"
+            )
+        if len(shown) < len(channel.edges):
+            lines.append(f"  {'':11}  … and {len(channel.edges) - len(shown)} more (--edges lists all)")
+        for line in lines:
+            console.print(line, highlight=False, soft_wrap=True, markup=False)
 
 
-def _shape(channel: Channel, steps: int, end: str) -> str:
-    signal = channel.raw if end == "raw" else channel.out
-    labels = ", ".join(signal.labels[:4]) + (", …" if len(signal.labels) > 4 else "")
+def _shape(signal: Signal, steps: int) -> str:
     if signal.kind == "spikes":
-        return f"spikes of {signal.columns} senders: {labels}"
-    return f"({steps}, {signal.columns}) float64" + (f" [{signal.unit}]" if signal.unit else "") + f": {labels}"
+        groups = ", ".join(f"{size} {label}" for label, size in zip(signal.labels[:6], signal.sizes, strict=False))
+        return f"spikes of {signal.columns} senders: {groups}" + (", …" if len(signal.labels) > 6 else "")
+    labels = ", ".join(signal.labels[:6]) + (f", … ({len(signal.labels)} in all)" if len(signal.labels) > 6 else "")
+    return f"({steps}, {signal.columns}) float64{f' in {signal.unit}' if signal.unit else ''}: {labels}"
