@@ -42,6 +42,9 @@ class Plan:
         simulator = simulator or build_simulator(experiment.tvb, experiment.seed, folder)
         self.labels = [str(label) for label in simulator.connectivity.region_labels]
         self.model = type(simulator.model).__name__
+        # a proxy's synapse takes over the scaling of TVB's coupling, where that is linear in the delayed state
+        linear = type(simulator.coupling).__name__ in ("Linear", "Scaling")
+        self._coupling_scale = float(simulator.coupling.a.item()) if linear and simulator.coupling.a.size == 1 else 1.0
         self.regions = {program.name: self._regions_of(program) for program in experiment.spikenet}
         self._check_variables(list(simulator.model.state_variables))
         resolutions = {program.name: program.resolution for program in experiment.spikenet}
@@ -238,7 +241,7 @@ class Plan:
             sources = [label for label, used in zip(self.labels, is_source, strict=True) if used]
             if not sources:
                 raise ExperimentError(f'{key}: coupling_mode = "spikeNet": no TVB region has a weight to {", ".join(regions)}.')
-            scale = self.simulation.coupling_scale
+            scale = self._coupling_scale
             window_ms = self.grid.window_ms
             edges = [
                 Edge(
