@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import difflib
+import math
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any
@@ -297,7 +298,9 @@ class Plan:
         for name in given:
             if name not in PROXY_PARAMS:
                 raise ExperimentError(f"{key}.proxy_params.{name}: unknown key; known here: {', '.join(PROXY_PARAMS)}.")
-        proxy = {"number_of_neurons": 1, "weight": 1.0, "delay": resolution, "receptor_type": 0, **given}
+        # 1 ms is the synaptic delay that NEST, too, takes when none is given; the next multiple of the resolution
+        delay = math.ceil(round(1.0 / resolution, 6)) * resolution
+        proxy = {"number_of_neurons": 1, "weight": 1.0, "delay": round(delay, 9), "receptor_type": 0, **given}
         if not isinstance(proxy["number_of_neurons"], int) or not 1 <= proxy["number_of_neurons"] <= 10_000_000:
             raise ExperimentError(
                 f"{key}.proxy_params.number_of_neurons = {proxy['number_of_neurons']!r}: it must be a whole number >= 1."
