@@ -1,0 +1,33 @@
+"""Makes `running` importable, and checks after each scenario that it left nothing behind."""
+
+from __future__ import annotations
+
+import importlib.util
+import sys
+import time
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+_spec = importlib.util.spec_from_file_location("running", Path(__file__).with_name("running.py"))
+assert _spec is not None and _spec.loader is not None
+sys.modules["running"] = importlib.util.module_from_spec(_spec)
+_spec.loader.exec_module(sys.modules["running"])
+
+import running  # noqa: E402
+
+
+@pytest.fixture(autouse=True)
+def nothing_is_left() -> Iterator[None]:
+    """No process of a scenario outlives it, and none of its shared memory."""
+    before = running.shared_memory()
+    yield
+    for _ in range(200):  # the kernel takes a moment to bury a process
+        alive, segments = running.started_and_alive(), running.shared_memory() - before
+        if not alive and not segments:
+            return
+        time.sleep(0.01)
+    running.kill_everything_started()
+    assert not alive, f"still running after the test: {alive}"
+    assert not segments, f"left in /dev/shm: {segments}"
