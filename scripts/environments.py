@@ -176,7 +176,7 @@ def make(name: str, extra_requirements: str = "", python: str | None = None) -> 
             if trouble is None and python and os.path.realpath(wanted.python) != _base(python):
                 trouble = f"it was made with {os.path.realpath(wanted.python)}"
             if trouble is not None:
-                about = "first time; about 1 minute" if trouble == "first time" else f"again, because {trouble}"
+                about = "first time; one or two minutes" if trouble == "first time" else f"again, because {trouble}"
                 say(f"making environment {wanted.name} in {wanted.path} ({about}) …")
                 started = time.monotonic()
                 delete(wanted.path)

@@ -1,0 +1,43 @@
+"""What the test command finds after the suite: processes and shared memory that tests left."""
+
+from __future__ import annotations
+
+import os
+import subprocess
+import sys
+import uuid
+from pathlib import Path
+
+import pytest
+from tvb_lockstep.scripts import checks
+
+pytestmark = pytest.mark.skipif(not Path("/dev/shm").is_dir(), reason="this system shows no shared memory as files")
+CODE = """
+import mmap, sys, time
+with open(sys.argv[1], "w+b") as file:
+    file.write(bytes(4096))
+    file.flush()
+    segment = mmap.mmap(file.fileno(), 4096)
+print("ready", flush=True)
+time.sleep(1000)
+"""
+
+
+@pytest.mark.parametrize("ours", [True, False])
+def test_a_living_process_and_a_segment_are_found_when_the_tests_left_them_and_only_then(ours: bool) -> None:
+    mark, name = uuid.uuid4().hex, f"{checks.PREFIX}_{uuid.uuid4().hex}"
+    segment = checks.SHARED_MEMORY / name
+    before = checks._ours_in_shared_memory()
+    environ = {**os.environ, checks.MARK: mark if ours else "another run"}
+    command = [sys.executable, "-c", CODE, str(segment)]
+    with subprocess.Popen(command, stdout=subprocess.PIPE, env=environ) as process:
+        try:
+            assert process.stdout is not None and process.stdout.readline() == b"ready\n"
+            left = [line for line in checks._left_behind(mark, before) if name in line]
+        finally:
+            process.kill()
+            process.wait()
+            dead = [line for line in checks._left_behind(mark, before) if name in line]
+            segment.unlink()
+    assert [line.split()[0] for line in left] == (["process", str(segment)] if ours else [])
+    assert dead == [f"{segment} was left"]
