@@ -32,6 +32,7 @@ from ..bridges.errors import RunDirectoryError
 
 RATE_BIN_MS = 5.0
 MAX_BINS = 1500  # time bins in a plot; more samples than that are averaged
+EXCERPT_MS = 2000.0  # what the plots of activity show of a run longer than twice that: its end
 MAX_RASTER_NEURONS = 120  # per population
 MAX_RASTER_SPIKES = 25_000  # per population
 MAX_CV_NEURONS = 300  # per population
@@ -48,8 +49,8 @@ STYLE = {
     "font.size": 9, "axes.titlesize": 9.5, "axes.titleweight": "bold", "axes.titlelocation": "left",
     "axes.spines.top": False, "axes.spines.right": False, "axes.edgecolor": "#6b7280", "axes.labelcolor": INK,
     "xtick.color": "#4b5563", "ytick.color": "#4b5563", "text.color": INK, "axes.linewidth": 0.8, "axes.titlepad": 5,
-    "legend.frameon": False, "legend.fontsize": 8, "figure.dpi": 130, "savefig.dpi": 130, "figure.constrained_layout.use": True,
-    "lines.linewidth": 1.1,
+    "legend.frameon": False, "legend.fontsize": 8, "figure.dpi": 130, "savefig.dpi": 130,
+    "figure.constrained_layout.use": True, "lines.linewidth": 1.1,
 }  # fmt: skip
 WIDTH = 10.6  # inches
 
@@ -103,9 +104,9 @@ class Binned:
     per_bin: int  # samples in a bin
 
 
-def binned(time_ms: h5py.Dataset, data: h5py.Dataset, max_bins: int = MAX_BINS) -> Binned:
-    """At most about `max_bins` averages of consecutive samples, read piece by piece."""
-    n = len(data)
+def binned(time_ms: h5py.Dataset, data: h5py.Dataset, max_bins: int = MAX_BINS, begin: int = 0) -> Binned:
+    """At most about `max_bins` averages of consecutive samples from number `begin` on, read piece by piece."""
+    n = len(data) - begin
     per_bin = max(1, -(-n // max_bins))
     n_bins = -(-n // per_bin)
     shape = data.shape[1:]
@@ -113,8 +114,8 @@ def binned(time_ms: h5py.Dataset, data: h5py.Dataset, max_bins: int = MAX_BINS) 
     bins_at_once = max(1, (1 << 22) // (8 * per_bin * max(1, int(np.prod(shape)))))
     for first in range(0, n_bins, bins_at_once):
         last = min(first + bins_at_once, n_bins)
-        rows = data[first * per_bin : last * per_bin]
-        times = time_ms[first * per_bin : last * per_bin]
+        piece = slice(begin + first * per_bin, begin + last * per_bin)
+        rows, times = data[piece], time_ms[piece]
         starts = np.arange(0, len(rows), per_bin)
         counts = np.diff(np.append(starts, len(rows)))
         counts_like = counts.reshape(-1, *[1] * len(shape))
@@ -137,9 +138,8 @@ class Population:
     rate_hz: float  # mean over neurons and time
     cv: float  # mean over neurons of the coefficient of variation of their intervals; NaN when none fired often enough
     n_cv: int  # neurons it is taken over
-    bin_ms: float
-    bins_ms: np.ndarray  # start of each bin
-    rates_hz: np.ndarray
+    bins_ms: np.ndarray  # edges of the bins in which rates are taken, (n_bins + 1,)
+    rates_hz: np.ndarray  # (n_bins,)
     shown: int  # neurons in the raster
     raster: tuple[np.ndarray, np.ndarray]  # times [ms] and rows, 0 to shown - 1
 
@@ -148,37 +148,45 @@ class Population:
         return f"{self.name}@{self.region}"
 
 
-def read_population(group: h5py.Group, duration_ms: float) -> Population:
-    """The statistics of one population of spikes.h5, over ``[0, duration_ms)``."""
+def read_population(group: h5py.Group, duration_ms: float, begin_ms: float = 0.0) -> Population:
+    """The statistics of one population of spikes.h5 over ``[0, duration_ms)``; raster and rates from `begin_ms` on."""
     size, n_spikes = int(group.attrs["size"]), len(group["timestamps"])
-    bin_ms = RATE_BIN_MS * max(1, -(-duration_ms // (RATE_BIN_MS * MAX_BINS)))
-    n_bins = max(1, int(-(-duration_ms // bin_ms)))
-    lengths = np.full(n_bins, bin_ms)
-    lengths[-1] = duration_ms - bin_ms * (n_bins - 1)
-    per_neuron = max(n_spikes / size, 1e-9)
+    edges = rate_bins(begin_ms, duration_ms)
+    per_neuron = max(n_spikes / size * (duration_ms - begin_ms) / duration_ms, 1e-9)
     shown = int(max(1, min(size, MAX_RASTER_NEURONS, MAX_RASTER_SPIKES / per_neuron)))
     row_of = np.full(size, -1)
     row_of[np.linspace(0, size - 1, shown).astype(int)] = np.arange(shown)
     measured = np.linspace(0, size - 1, min(size, MAX_CV_NEURONS)).astype(int)
     wanted = np.zeros(size, bool)
     wanted[measured] = True
-    histogram = np.zeros(n_bins)
+    histogram = np.zeros(len(edges) - 1)
     raster: list[tuple[np.ndarray, np.ndarray]] = []
     trains: list[tuple[np.ndarray, np.ndarray]] = []
     for start in range(0, n_spikes, 1 << 20):
         times = group["timestamps"][start : start + (1 << 20)]
         nodes = group["node_ids"][start : start + (1 << 20)].astype(np.int64)
-        # 1e-9 ms: a spike at the edge of a bin must not slip into the one before by rounding
-        histogram += np.bincount(np.minimum(((times + 1e-9) // bin_ms).astype(int), n_bins - 1), minlength=n_bins)
-        rows = row_of[nodes]
+        histogram += np.bincount(_bin_of(times, edges), minlength=len(edges) + 1)[1:-1]
+        rows = np.where(times >= begin_ms, row_of[nodes], -1)
         raster.append((times[rows >= 0], rows[rows >= 0]))
         trains.append((times[wanted[nodes]], nodes[wanted[nodes]]))
     cv, n_cv = _mean_cv(*_joined(trains))
     return Population(
         str(group.attrs["region"]), str(group.attrs["population"]), size, n_spikes,
-        n_spikes / size / (duration_ms / 1000), cv, n_cv, bin_ms, bin_ms * np.arange(n_bins),
-        histogram / size / (lengths / 1000), shown, _joined(raster),
+        n_spikes / size / (duration_ms / 1000), cv, n_cv, edges,
+        histogram / size / (np.diff(edges) / 1000), shown, _joined(raster),
     )  # fmt: skip
+
+
+def rate_bins(begin_ms: float, end_ms: float) -> np.ndarray:
+    """Edges of bins of RATE_BIN_MS from `begin_ms` to `end_ms`, where the last bin may be shorter."""
+    n_bins = max(1, int(np.ceil((end_ms - begin_ms) / RATE_BIN_MS - 1e-9)))
+    return np.append(begin_ms + RATE_BIN_MS * np.arange(n_bins), end_ms)
+
+
+def _bin_of(times_ms: np.ndarray, edges: np.ndarray) -> np.ndarray:
+    """The bin of each time, counted from 1; 0 is before the first. A time at an edge belongs to the bin it begins, in
+    spite of rounding."""
+    return np.searchsorted(edges, times_ms + 1e-9, "right")
 
 
 def _mean_cv(times: np.ndarray, nodes: np.ndarray) -> tuple[float, int]:
@@ -205,21 +213,16 @@ def _joined(pieces: list[tuple[np.ndarray, np.ndarray]]) -> tuple[np.ndarray, np
     return np.concatenate([piece[0] for piece in pieces]), np.concatenate([piece[1] for piece in pieces])
 
 
-def group_rates(group: h5py.Group, tick_ms: float, duration_ms: float) -> tuple[np.ndarray, np.ndarray]:
-    """Bin starts [ms] and the rate of each group of senders [Hz], (n_bins, n_groups), of spikes in exchange.h5."""
+def group_rates(group: h5py.Group, tick_ms: float, edges: np.ndarray) -> np.ndarray:
+    """The rate of each group of senders [Hz], (n_bins, n_groups), of spikes in exchange.h5, in the bins of `edges`."""
     sizes = group.attrs["sizes"]
     first = np.concatenate(([0], np.cumsum(sizes)))
-    bin_ms = RATE_BIN_MS * max(1, -(-duration_ms // (RATE_BIN_MS * MAX_BINS)))
-    n_bins = max(1, int(-(-duration_ms // bin_ms)))
-    counts = np.zeros(n_bins * len(sizes))
+    counts = np.zeros((len(edges) + 1) * len(sizes))
     for start in range(0, len(group["times"]), 1 << 20):
         times = group["times"][start : start + (1 << 20)] * tick_ms
         which = np.searchsorted(first, group["senders"][start : start + (1 << 20)], "right") - 1
-        bins = np.minimum(((times + 1e-9) // bin_ms).astype(int), n_bins - 1)
-        counts += np.bincount(bins * len(sizes) + which, minlength=len(counts))
-    lengths = np.full(n_bins, bin_ms)
-    lengths[-1] = duration_ms - bin_ms * (n_bins - 1)
-    return bin_ms * np.arange(n_bins), counts.reshape(n_bins, -1) / (sizes * lengths[:, None] / 1000)
+        counts += np.bincount(_bin_of(times, edges) * len(sizes) + which, minlength=len(counts))
+    return counts.reshape(-1, len(sizes))[1:-1] / (sizes * np.diff(edges)[:, None] / 1000)
 
 
 def overlap(one: np.ndarray, other: np.ndarray) -> float:
@@ -282,6 +285,8 @@ class _Report:
             grid = contract.grid
             self.windows_done = min(done, grid.n_windows)
             self.done_ms = grid.ms(grid.ticks(self.windows_done - 1)[1]) if self.windows_done else 0.0
+            long = self.done_ms > 2 * EXCERPT_MS
+            self.begin_ms = RATE_BIN_MS * ((self.done_ms - EXCERPT_MS) // RATE_BIN_MS) if long else 0.0
             self.populations = self._populations()
 
     def _populations(self) -> list[Population]:
@@ -294,15 +299,18 @@ class _Report:
                 (region, name) for about in self.contract.spikenet.values() for region, name, _ in about["populations"]
             ]
             groups.sort(key=lambda group: order.index((group.attrs["region"], group.attrs["population"])))
-            return [read_population(group, self.done_ms) for group in groups]
+            return [read_population(group, self.done_ms, self.begin_ms) for group in groups]
 
     def page(self) -> str:
         name = self.contract.experiment.get("name", "run") if self.contract is not None else self.run_dir.name
         sections = list(self._sections())
         navigation = " ".join(f'<a href="#{key}">{_text(title)}</a>' for key, title, _ in sections)
-        body = "\n".join(f'<section id="{key}"><h2>{_text(title)}</h2>\n{text}</section>' for key, title, text in sections)
+        body = "\n".join(
+            f'<section id="{key}"><h2>{_text(title)}</h2>\n{text}</section>' for key, title, text in sections
+        )
         return (
-            f'<!doctype html>\n<html lang="en"><head><meta charset="utf-8"><title>{_text(name)} · lockstep report</title>'
+            '<!doctype html>\n<html lang="en"><head><meta charset="utf-8">'
+            f'<title>{_text(name)} · lockstep report</title>'
             f'<meta name="viewport" content="width=device-width"><style>{CSS}</style></head>\n<body><header>'
             f"<h1>{_text(name)}</h1>{self._head()}<nav>{navigation}</nav></header>\n<main>{body}</main>\n"
             f"<footer>Made by lockstep from {_text(', '.join(results.RESULTS[:-1]))} in the run directory, "
@@ -349,7 +357,8 @@ class _Report:
             facts.append(("Window", f"{grid.window_ms:g} ms ({grid.window_steps} × {grid.dt_ms:g})"))
             elapsed = [(rows[-1, 0] + np.nansum(rows[-1, 2:])) - rows[0, 0] for rows in self.timing.values()]
             if elapsed and self.done_ms:
-                facts.append(("In lock-step", f"{max(elapsed):.3g} s ({max(elapsed) / (self.done_ms / 1000):.3g} × real time)"))
+                factor = max(elapsed) / (self.done_ms / 1000)
+                facts.append(("In lock-step", f"{max(elapsed):.3g} s ({factor:.3g} × real time)"))
             exchange = experiment.get("exchange", {})
             facts.append(("Exchange", f"{exchange.get('transport', '?')}, {exchange.get('mode', '?')}"))
             facts.append(("Seed", str(experiment.get("seed"))))
@@ -376,7 +385,7 @@ class _Report:
                 for name, counted in self.provenance.get("channels", {}).items() if not counted["balanced"]
             ]  # fmt: skip
         if self.contract is not None:
-            found += [f"{population.label} fired no spike." for population in self.populations if not population.n_spikes]
+            found += [f"{silent.label} fired no spike." for silent in self.populations if not silent.n_spikes]
         return found
 
     # ---- TVB -----------------------------------------------------------------------------------------------------
@@ -385,9 +394,10 @@ class _Report:
         data = group["data"]
         if not len(data):
             return ""
-        series = binned(group["time_ms"], data)
         vois = [_str(v) for v in group.attrs["voi"]]
-        values = series.mean.mean(axis=3)  # (time, voi, region)
+        whole = binned(group["time_ms"], data)
+        series = binned(group["time_ms"], data, begin=self._first_row(len(data))) if self.begin_ms else whole
+        values, all_values = series.mean.mean(axis=3), whole.mean.mean(axis=3)  # (time, voi, region)
         regions = [_str(r) for r in data.attrs["regions"]] if "regions" in data.attrs else []
         scale, unit = self._time_axis()
         time = series.time_ms * scale
@@ -397,21 +407,23 @@ class _Report:
         shown = vois[:3]
         height = 2.6 + 1.45 * n_lines * len(shown)
         fig, axes = plt.subplots(
-            1 + n_lines * len(shown), 1, figsize=(WIDTH, height), sharex=True, squeeze=False,
+            1 + n_lines * len(shown), 1, figsize=(WIDTH, height), squeeze=False,
             height_ratios=[1.75] + [1] * (n_lines * len(shown)), layout="none",
         )  # fmt: skip
         # Margins by hand, so that time runs alike in all panels and colour bar and legends share one column.
         fig.subplots_adjust(left=0.065, right=0.855, bottom=0.42 / height, top=1 - 0.25 / height, hspace=0.42)
         heat = axes[0, 0]
-        low, high = np.percentile(values[:, 0], [0.5, 99.5])
-        half = (time[1] - time[0]) / 2 if len(time) > 1 else 0.5
+        low, high = np.percentile(all_values[:, 0], [0.5, 99.5])
+        all_time = whole.time_ms * scale
+        half = (all_time[1] - all_time[0]) / 2 if len(time) > 1 else 0.5
         image = heat.imshow(
-            values[:, 0].T, cmap="cividis", vmin=low, vmax=high if high > low else low + 1e-9, aspect="auto",
-            extent=(time[0] - half, time[-1] + half, values.shape[2] - 0.5, -0.5),
+            all_values[:, 0].T, cmap="cividis", vmin=low, vmax=high if high > low else low + 1e-9, aspect="auto",
+            extent=(all_time[0] - half, all_time[-1] + half, values.shape[2] - 0.5, -0.5),
         )  # fmt: skip
         fig.colorbar(image, cax=heat.inset_axes((1.015, 0, 0.014, 1)), label=vois[0])
         what = "region" if regions else "sensor"
-        heat.set(title=f"{vois[0]} of all {values.shape[2]} {what}s", ylabel=f"{what} number")
+        heat.set(title=f"{vois[0]} of all {values.shape[2]} {what}s" + (", the whole run" if self.begin_ms else ""),
+                 ylabel=f"{what} number", xlim=(0, self.done_ms * scale))  # fmt: skip
         for i in mine:
             heat.annotate("", (0, i), (-0.012, i), xycoords=("axes fraction", "data"), annotation_clip=False,
                           arrowprops={"arrowstyle": "simple,head_width=.7,head_length=.7,tail_width=.1", "lw": 0,
@@ -422,14 +434,17 @@ class _Report:
             lines = list(axes[1 + n_lines * v : 1 + n_lines * (v + 1), 0])
             rest = lines[-1]
             others = [i for i in range(values.shape[2]) if i not in mine]
-            rest.plot(time, values[:, v, others], color=OTHER, lw=0.5, alpha=0.4, rasterized=True)
+            rest.plot(time, values[:, v, others], color=OTHER, rasterized=True,
+                      lw=0.5 if len(others) > 12 else 0.9, alpha=0.4 if len(others) > 12 else 1)
             if others:
                 rest.plot(time, values[:, v, others].mean(axis=1), color=INK, lw=1.2, label=f"mean of {len(others)}")
             for i, region, of in neighbours:
                 style = "-" if [r for _, r, o in neighbours if o == of].index(region) == 0 else (0, (3, 1.2))
                 rest.plot(time, values[:, v, i], color=_mix(self.colours[of], 0.15), lw=1.0, ls=style, label=region)
-            rest.set(ylabel=voi, title=f"{voi}: their strongest neighbours, in the same colours; all other regions in grey"
-                     if neighbours else f"{voi}: the regions that TVB computes" if mine else voi)  # fmt: skip
+            title = f"{voi}: the regions that TVB computes" if mine else voi
+            if neighbours:
+                title = f"{voi}: their strongest neighbours, in the same colours; all other regions in grey"
+            rest.set(ylabel=voi, title=title)
             rest.legend(loc="upper left", bbox_to_anchor=(1.0, 1.08), handlelength=1.4, labelspacing=0.3)
             _robust_limits(rest, values[:, v, others])
             if mine:
@@ -438,10 +453,15 @@ class _Report:
                     top.plot(time, values[:, v, i], color=self.colours[regions[i]], lw=1.0, label=regions[i])
                 top.set(ylabel=voi, title=f"{voi}: coupled regions, computed by spiking populations")
                 top.legend(loc="upper left", bbox_to_anchor=(1.0, 1.03), handlelength=1.4)
-        axes[-1, 0].set(xlabel=f"time [{unit}]", xlim=(0, self.done_ms * scale))
+        for axis in axes[1:, 0]:
+            axis.set_xlim(self.begin_ms * scale, self.done_ms * scale)
+        for axis in axes[1:-1, 0] if self.begin_ms else axes[:-1, 0]:
+            axis.tick_params(labelbottom=False)
+        axes[-1, 0].set_xlabel(f"time [{unit}]")
         note = f"Monitor {name}, period {float(group.attrs['period_ms']):g} ms."
-        if series.per_bin > 1:
-            note += f" Averaged over {series.per_bin} samples for this plot."
+        for what, per_bin in (("All regions", whole.per_bin), ("Lines", series.per_bin)):
+            note += f" {what}: averages of {per_bin} samples." if per_bin > 1 else ""
+        note += self._excerpt("The lines show")
         if mine:
             note += " Triangles mark the coupled regions."
             note += "" if neighbours else " The contract of this run names no neighbours."
@@ -450,7 +470,7 @@ class _Report:
         return _figure(fig, f"TVB time series, monitor {name}", note)
 
     def _neighbours(self, contract: Contract, regions: list[str]) -> list[tuple[int, str, str]]:
-        """(index, region, the coupled region it neighbours), the strongest first, at most two for each and six in all."""
+        """(index, region, the coupled region it neighbours), the strongest first: two for each, six in all at most."""
         found: list[tuple[int, str, str]] = []
         for of, pairs in contract.tvb.get("neighbours", {}).items():
             fresh = [
@@ -470,19 +490,21 @@ class _Report:
         text = ""
         for first in range(0, len(shown), columns):
             row = shown[first : first + columns]
-            fig, axes = plt.subplots(2, columns, figsize=(WIDTH, 4.9), sharex=True, squeeze=False, height_ratios=[1.9, 1])
+            fig, axes = plt.subplots(
+                2, columns, figsize=(WIDTH, 4.9), sharex=True, squeeze=False, height_ratios=[1.9, 1]
+            )  # fmt: skip
             for j, region in enumerate(row):
                 self._raster(axes[0, j], axes[1, j], region, scale)
-                axes[1, j].set(xlabel=f"time [{unit}]", xlim=(0, self.done_ms * scale))
+                axes[1, j].set(xlabel=f"time [{unit}]", xlim=(self.begin_ms * scale, self.done_ms * scale))
             highest = max(axis.get_ylim()[1] for axis in axes[1, : len(row)])
             for axis in axes[1, : len(row)]:
                 axis.set_ylim(0, highest)
             for j in range(len(row), columns):
                 axes[0, j].axis("off")
                 axes[1, j].axis("off")
-            bin_ms = self.populations[0].bin_ms
-            text += _figure(fig, f"Spikes and rates of {', '.join(row)}",
-                            f"Each dot is a spike. Beneath, the population rate in bins of {bin_ms:g} ms." if first == 0 else "")
+            caption = f"Each dot is a spike. Beneath, the population rate in bins of {RATE_BIN_MS:g} ms."
+            caption += self._excerpt("Shown are")
+            text += _figure(fig, f"Spikes and rates of {', '.join(row)}", caption if first == 0 else "")
         if len(regions) > len(shown):
             text += f"<p>Not drawn: {_text(', '.join(regions[len(shown):]))}. spikes.h5 has all.</p>"
         return text
@@ -494,14 +516,14 @@ class _Report:
         for i, population in enumerate(populations):
             colour = _shade(self.colours.get(region, REGION_COLOURS[0]), i)
             times, rows = population.raster
-            size = 4.0 if len(times) < 3000 else 1.6 if len(times) < 12_000 else 0.7
+            most = max(len(other.raster[0]) for other in self.populations)
+            size = 6.0 if most < 500 else 3.0 if most < 4000 else 1.6 if most < 12_000 else 0.7
             top.scatter(times * scale, rows + base, s=size, color=colour, linewidths=0, rasterized=True)
             ticks.append(base + (population.shown - 1) / 2)
-            of = f"{population.shown} of {population.size}" if population.shown < population.size else f"{population.size}"
-            names.append(f"{population.name}\n{of}")
+            some = f"{population.shown} of " if population.shown < population.size else ""
+            names.append(f"{population.name}\n{some}{population.size}")
             base += population.shown + max(1.0, 0.03 * total)
-            edges = np.append(population.bins_ms, self.done_ms) * scale
-            bottom.stairs(population.rates_hz, edges, color=colour, lw=1.1, label=population.name)
+            bottom.stairs(population.rates_hz, population.bins_ms * scale, color=colour, lw=1.1, label=population.name)
         top.set(title=region, ylim=(base - 0.5, -1.5))
         top.set_yticks(ticks, names)
         top.tick_params(axis="y", length=0)
@@ -514,8 +536,8 @@ class _Report:
         ]
         head = ["region", "population", "neurons", "spikes", "mean rate [Hz]", "CV of ISI", "neurons in CV"]
         return _table(head, rows, number_from=2) + (
-            f'<p class="note">Over the whole run. CV: mean over neurons with at least {MIN_SPIKES_FOR_CV} spikes, of at most '
-            f"{MAX_CV_NEURONS} neurons per population.</p>"
+            f'<p class="note">Over the whole run. CV: mean over neurons with at least {MIN_SPIKES_FOR_CV} spikes, '
+            f"of at most {MAX_CV_NEURONS} neurons per population.</p>"
         )
 
     # ---- the bridge ----------------------------------------------------------------------------------------------
@@ -523,12 +545,15 @@ class _Report:
     def _channel_figure(self, contract: Contract, channel: Channel, group: h5py.Group) -> str:
         scale, unit = self._time_axis()
         fig, axes = plt.subplots(1, 2, figsize=(WIDTH, 2.5), sharex=True)
-        sides = (("raw", channel.raw, f"{channel.producer} sends"), ("transformed", channel.out, f"{channel.consumer} receives"))
+        sides = (
+            ("raw", channel.raw, f"{channel.producer} sends"),
+            ("transformed", channel.out, f"{channel.consumer} receives"),
+        )
         spread = ""
         for axis, (stage, signal, what) in zip(axes, sides, strict=True):
             axis.set_title(f"{what}: {_quantity(channel, stage)}")
             axis.set_xlabel(f"time [{unit}]")
-            axis.set_xlim(0, self.done_ms * scale)
+            axis.set_xlim(self.begin_ms * scale, self.done_ms * scale)
             if stage not in group:
                 axis.text(0.5, 0.5, "not recorded", transform=axis.transAxes, ha="center", color="#6b7280")
                 continue
@@ -536,23 +561,25 @@ class _Report:
         handles, labels = axes[1].get_legend_handles_labels()
         if handles:
             fig.legend(handles, labels, loc="outside right upper", handlelength=1.4)
-        equation = f"Transformer {channel.transformer}: {results.equation(channel)}."
+        caption = f"Transformer {channel.transformer}: {results.equation(channel)}. {spread}".strip()
+        caption += self._excerpt("Shown are")
         direction = f"{channel.producer} → {channel.consumer}"
         return f"<h3>{_text(direction)} <small>{_text(channel.name)}</small></h3>" + _figure(
-            fig, f"Channel {channel.name} before and after the transformer", f"{equation} {spread}".strip()
+            fig, f"Channel {channel.name} before and after the transformer", caption
         )
 
     def _draw_signal(self, axis: Any, signal: Signal, group: h5py.Group, tick_ms: float, scale: float) -> str:
         """Draw one side of a channel; returns what the shaded band means, if there is one."""
+        edges = rate_bins(self.begin_ms, self.done_ms)
         if signal.kind == "spikes":
-            starts, values = group_rates(group, tick_ms, self.done_ms)
-            time, sd, per_bin = starts + (starts[1] - starts[0] if len(starts) > 1 else 0) / 2, np.zeros_like(values), 1
+            values = group_rates(group, tick_ms, edges)
+            time, sd, per_bin = (edges[:-1] + edges[1:]) / 2, np.zeros_like(values), 1
             axis.set_ylabel("rate [Hz]")
             axis.set_ylim(0, 1.08 * max(values.max(initial=0.0), 1e-9))
         else:
             if not len(group["data"]):
                 return ""
-            series = binned(group["time_ms"], group["data"], 250)
+            series = binned(group["time_ms"], group["data"], 250, self._first_row(len(group["data"])))
             time, values, sd, per_bin = series.time_ms, series.mean, series.sd, series.per_bin
             axis.set_ylabel(f"{_axis_name(signal)} [{signal.unit}]" if signal.unit else _axis_name(signal))
         time = time * scale
@@ -562,9 +589,13 @@ class _Report:
                 region = label.split("@", 1)[-1]
                 same = [other for other in labels if other.split("@", 1)[-1] == region]
                 colour = _shade(self.colours.get(region, INK), same.index(label))
+                if signal.kind == "spikes":
+                    axis.stairs(values[:, i], edges * scale, color=colour, label=label, lw=1.0)
+                    continue
                 axis.plot(time, values[:, i], color=colour, label=label, lw=1.0)
                 if per_bin > 1:
-                    axis.fill_between(time, values[:, i] - sd[:, i], values[:, i] + sd[:, i], color=colour, alpha=0.18, lw=0)
+                    low, high = values[:, i] - sd[:, i], values[:, i] + sd[:, i]
+                    axis.fill_between(time, low, high, color=colour, alpha=0.18, lw=0)
             bin_ms = (time[1] - time[0]) / scale if len(time) > 1 else 0
             return f"Band: ± 1 SD of the {per_bin} steps averaged ({bin_ms:.3g} ms)." if per_bin > 1 else ""
         mean, across = values.mean(axis=1), values.std(axis=1)
@@ -598,13 +629,16 @@ class _Report:
             for phase, spans in bars.items():
                 axis.broken_barh(spans, (y - 0.36, 0.72), color=PHASES[phase], lw=0.4, edgecolor="white")
         axis.set_yticks(range(len(names)), names)
-        axis.set(ylim=(len(names) - 0.5, -0.5), xlim=(0, (end - start) * factor), xlabel=f"wall time [{unit}]",
-                 title=f"Windows {first} to {first + n - 1} of {names[0]}, and what the others did meanwhile")  # fmt: skip
+        axis.set_title(f"Windows {first} to {first + n - 1} of {names[0]}, and what the others did meanwhile")
+        axis.set(ylim=(len(names) - 0.5, -0.5), xlim=(0, (end - start) * factor), xlabel=f"wall time [{unit}]")
         axis.tick_params(axis="y", length=0)
         handles = [Patch(color=colour, label=phase) for phase, colour in PHASES.items()]
         fig.legend(handles=handles, loc="outside right upper")
-        text = _figure(fig, "Time line of the programs", "Numbers are windows. When each simulation ran is measured; waiting, "
-                       "exchange and transformation are drawn around it in this order. White: anything else.")  # fmt: skip
+        text = _figure(
+            fig, "Time line of the programs",
+            "Numbers are windows. When each simulation ran is measured; waiting, exchange and transformation are drawn "
+            "around it in this order. White: anything else.",
+        )  # fmt: skip
         fig, axes = plt.subplots(1, len(names), figsize=(WIDTH, 2.1), sharey=True, squeeze=False)
         for axis, name in zip(axes[0], names, strict=True):
             rows = self.timing[name]
@@ -628,7 +662,8 @@ class _Report:
             totals = [float(np.nansum(data[:, timing.COLUMNS.index(phase)])) for phase in PHASES]
             simulations[name] = data[:, 1:3]
             median = f"{1e3 * float(np.nanmedian(np.nansum(data[:, 2:], axis=1))):.3g}"
-            rows.append([name, len(data), f"{elapsed:.3f}", *(f"{t:.3f} ({100 * t / elapsed:.1f} %)" for t in totals), median])
+            shares = [f"{total:.3f} ({100 * total / elapsed:.1f} %)" for total in totals]
+            rows.append([name, len(data), f"{elapsed:.3f}", *shares, median])
         head = ["program", "windows", "elapsed [s]", *(f"{phase} [s]" for phase in PHASES), "median window [ms]"]
         text = _table(head, rows, number_from=1)
         tvb = simulations.pop("tvb", None)
@@ -648,9 +683,9 @@ class _Report:
         for name, about in self.programs.items():
             versions = ", ".join(f"{package} {version}" for package, version in (about.get("versions") or {}).items())
             rows.append([
-                name, about["state"], "–" if about["window"] < 0 else about["window"] + 1, _seconds(about.get("wall_s")),
-                _seconds(about.get("cpu_s")), _number(about.get("peak_memory_mib")), about.get("host") or "–",
-                about.get("python") or "–", versions or "–",
+                name, about["state"], "–" if about["window"] < 0 else about["window"] + 1,
+                _seconds(about.get("wall_s")), _seconds(about.get("cpu_s")), _number(about.get("peak_memory_mib")),
+                about.get("host") or "–", about.get("python") or "–", versions or "–",
             ])  # fmt: skip
         head = ["program", "state", "windows", "wall [s]", "CPU [s]", "peak memory [MiB]", "host", "Python", "packages"]
         return _table(head, rows)
@@ -658,7 +693,7 @@ class _Report:
     def _contract_tables(self, contract: Contract) -> str:
         grid, tvb = contract.grid, contract.tvb
         facts = [
-            ["window", f"{grid.window_ms:g} ms = {grid.window_steps} steps of {grid.dt_ms:g} ms; {grid.n_windows} windows"],
+            ["windows", f"{grid.n_windows} of {grid.window_ms:g} ms = {grid.window_steps} steps of {grid.dt_ms:g} ms"],
             ["tick", f"{grid.tick_ms:g} ms"],
             ["shortest delay at the proxies", f"{tvb['min_delay_ms']:g} ms" if tvb.get("min_delay_ms") else "–"],
             ["TVB", f"{tvb.get('model', '?')}, {len(tvb.get('regions', []))} regions, of which coupled: "
@@ -666,9 +701,10 @@ class _Report:
         ]  # fmt: skip
         for name, about in contract.spikenet.items():
             size = sum(size for _, _, size in about["populations"])
-            facts.append([name, f"{about['simulator']} {about['version']}, resolution {about.get('resolution_ms', '?')} ms, "
-                                f"min delay {about.get('min_delay_ms', '?')} ms, {len(about['populations'])} populations, "
-                                f"{size} neurons"])  # fmt: skip
+            parts = [f"{about['simulator']} {about['version']}", f"resolution {about.get('resolution_ms', '?')} ms"]
+            parts += [f"min delay {about['min_delay_ms']} ms"] if about.get("min_delay_ms") else []
+            parts += [f"{len(about['populations'])} populations", f"{size} neurons"]
+            facts.append([name, ", ".join(parts)])
         channels = []
         for c in contract.channels:
             delays = sorted({edge.delay_ms for edge in c.edges})
@@ -688,6 +724,13 @@ class _Report:
             values = ["–" if counted.get(key) is None else counted[key] for key in keys]
             rows.append([name, *values, "yes" if counted["balanced"] else "NO"])
         return _table(["channel", *(key.replace("_", " ") for key in keys), "balanced"], rows, number_from=1)
+
+    def _first_row(self, n: int) -> int:
+        """Of `n` samples over the run, the first that the excerpt shows."""
+        return int(n * self.begin_ms / self.done_ms)
+
+    def _excerpt(self, what: str) -> str:
+        return f" {what} the last {self.done_ms - self.begin_ms:g} ms of the run." if self.begin_ms else ""
 
     def _time_axis(self) -> tuple[float, str]:
         return (1e-3, "s") if self.done_ms > 5000 else (1.0, "ms")
@@ -710,7 +753,9 @@ def _table(head: Sequence[str], rows: Iterable[Sequence[Any]], number_from: int 
 
     def cells(row: Sequence[Any], tag: str) -> str:
         right = [number_from is not None and i >= number_from for i in range(len(row))]
-        return "".join(f"<{tag}{' class=n' if n else ''}>{_text(cell)}</{tag}>" for cell, n in zip(row, right, strict=True))
+        return "".join(
+            f"<{tag}{' class=n' if n else ''}>{_text(cell)}</{tag}>" for cell, n in zip(row, right, strict=True)
+        )
 
     top = f"<thead><tr>{cells(head, 'th')}</tr></thead>" if head else ""
     body = "".join(f"<tr>{cells(row, 'td')}</tr>" for row in rows)
@@ -775,17 +820,18 @@ def _form(signal: Signal) -> str:
 CSS = """
 :root{--ink:#24292f;--soft:#57606a;--line:#d8dee4;--paper:#fff;--tint:#f6f8fa}
 *{box-sizing:border-box}
-body{margin:0;background:var(--paper);color:var(--ink);font:15px/1.5 system-ui,-apple-system,"Segoe UI",Roboto,"Helvetica Neue",
-Arial,sans-serif}
+body{margin:0;background:var(--paper);color:var(--ink);
+font:15px/1.5 system-ui,-apple-system,"Segoe UI",Roboto,"Helvetica Neue",Arial,sans-serif}
 header,main,footer{max-width:1140px;margin:0 auto;padding:0 28px}
 header{padding-top:26px}
 h1{font-size:28px;margin:0;letter-spacing:-.01em}
 h2{font-size:19px;margin:34px 0 10px;padding-top:10px;border-top:1px solid var(--line)}
 h3{font-size:15px;margin:20px 0 4px} h3 small{font-weight:400;color:var(--soft);margin-left:6px}
 .sub{margin:4px 0 14px;color:var(--soft)}
-.state{display:inline-block;padding:1px 10px;border-radius:11px;color:#fff;font-size:13px;margin-right:6px;background:#b35900}
+.state{display:inline-block;padding:1px 10px;border-radius:11px;color:#fff;font-size:13px;margin-right:6px;
+background:#b35900}
 .state.finished{background:#1a7f52}.state.running{background:#2f6690}
-dl{display:flex;flex-wrap:wrap;gap:8px 30px;margin:0 0 14px;padding:12px 16px;background:var(--tint);border-radius:8px}
+dl{display:flex;flex-wrap:wrap;gap:8px 25px;margin:0 0 14px;padding:12px 16px;background:var(--tint);border-radius:8px}
 dl div{min-width:90px} dt{font-size:12px;color:var(--soft)} dd{margin:0;font-weight:600}
 nav a{color:#2f6690;text-decoration:none;margin-right:16px;font-size:14px} nav a:hover{text-decoration:underline}
 figure{margin:8px 0 14px} figure img{width:100%;height:auto;display:block}

@@ -9,7 +9,7 @@ HELP = "make the report of a run again"
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
-    parser.add_argument("run", type=Path, metavar="RUN", help="the run directory; of a run that goes on, the report so far")
+    parser.add_argument("run", type=Path, metavar="RUN", help="the run directory; of a live run, the report so far")
 
 
 def run(args: argparse.Namespace) -> int:
