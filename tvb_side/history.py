@@ -69,7 +69,9 @@ class Rows:
         table = self._tables.get(("dense", n))
         if table is None:
             h = history
-            first = (h.n_time - 1 - h.idelays[self.regions]) * h.stride + np.arange(h.n_node) * h.n_mode
+            # where there is no edge the oldest state is read, and replaced by zero
+            delays = np.where(h.nnz_mask[self.regions], h.idelays[self.regions], h.n_time - 1)
+            first = (h.n_time - 1 - delays) * h.stride + np.arange(h.n_node) * h.n_mode
             first = np.arange(h.n_cvar)[:, None, None] * h.n_node * h.n_mode + first[:, None, :, None]
             index = first + (np.arange(n) * h.stride)[:, None, None, None, None] + np.arange(h.n_mode)
             shape = (n * len(self.regions), h.n_cvar, h.n_node, h.n_mode)

@@ -134,6 +134,8 @@ class RegionSimulation:
         self._enters = self._history.reads_variables(sim.coupling)
         self._vectorised = not self._x_dependent and self._history.vectorises(sim.coupling)
         self._prepare_delivery(by_region, undelivered)
+        self._last_terms: tuple[int, int, Any] = (-1, 0, None)
+        self._coupling_rows: dict[str, int] = {}
         self._which: dict[tuple[Column, ...], np.ndarray] = {}
         self._rows: dict[tuple[Region, ...], tuple[Rows, int, np.ndarray]] = {}
         # a replaced region's own TVB state reaches nobody: it goes on without input, so that nobody waits for one
@@ -147,6 +149,8 @@ class RegionSimulation:
         parts = (sim, sim.model, sim.integrator, getattr(sim.integrator, "noise", None), sim.coupling)
         self._plain_access = PlainAccess(part for part in parts if part is not None)
         self.monitors = self._describe_monitors()
+        self._recorders = [(monitor.record, isinstance(monitor, monitors.AfferentCoupling)) for monitor in sim.monitors]
+        self._records_coupling = any(reads_term for _, reads_term in self._recorders)
 
     # ---- setting up
 
@@ -436,11 +440,16 @@ class RegionSimulation:
 
         Raises ExperimentError as `check_coupling`; RuntimeError when it needs states that are not known yet.
         """
-        row = self.check_coupling(variable)
+        row = self._coupling_rows.get(variable)
+        if row is None:
+            row = self._coupling_rows[variable] = self.check_coupling(variable)
         rows, own_delay, delays = self._needs_of(regions)
         self._require(first_step, end_step, own_delay, delays)
         n = end_step - first_step
         if self._vectorised:
+            if first_step == self.current_step and n <= self._batch and self._is_known(end_step, self._driven_delays):
+                # all that the next `advance` needs is there too: once for both
+                return self._terms_of_all(first_step, n)[row][:, rows.regions, 0].astype(float)
             return self._history.coupling_window(self._sim.coupling, first_step, n, rows)[row, :, :, 0].astype(float)
         out = np.empty((n, len(rows.regions)))
         for j in range(n):
@@ -465,6 +474,13 @@ class RegionSimulation:
         self._require_kept(first_step)
         return self._states[first_step + self._offset : end_step + self._offset, row, indices, 0]
 
+    def _terms_of_all(self, first: int, n: int) -> np.ndarray:
+        """The coupling of all nodes for n steps, (n_cvar, n, n_node, n_mode); the last one is kept."""
+        if self._last_terms[:2] != (first, n):
+            history = self._history
+            self._last_terms = (first, n, history.coupling_window(self._sim.coupling, first, n, history.every))
+        return self._last_terms[2]
+
     def advance(self, end_step: int) -> None:
         """Integrate from `current_step` to `end_step`.
 
@@ -485,7 +501,7 @@ class RegionSimulation:
             n = min(end_step - first, self._batch)
             if self._vectorised:
                 # one contiguous (n_cvar, n_node, n_mode) per step
-                terms = history.coupling_window(function, first, n, history.every).swapaxes(0, 1).copy()
+                terms = self._terms_of_all(first, n).swapaxes(0, 1).copy()
             else:
                 # x_i of a replaced region is its TVB model's: the true one may not be known yet
                 history.current = state[model.cvar].astype(np.float32)
@@ -581,14 +597,13 @@ class RegionSimulation:
         if end_step > last:
             raise RuntimeError(f"recording up to step {end_step}, but the states are complete up to {last} only")
         samples: list[list[tuple[float, np.ndarray]]] = [[] for _ in sim.monitors]
-        afferent = [isinstance(monitor, monitors.AfferentCoupling) for monitor in sim.monitors]
-        observe, term = sim.model.observe, None
+        observe, term, recorders = sim.model.observe, None, list(zip(self._recorders, samples, strict=True))
         for step in range(self._recorded + 1, end_step + 1):
             observed = observe(self._states[step + self._offset])
-            if any(afferent):
+            if self._records_coupling:
                 term = self._history.coupling_at(sim.coupling, step)
-            for monitor, reads_term, kept in zip(sim.monitors, afferent, samples, strict=True):
-                sample = monitor.record(step, term if reads_term else observed)
+            for (record, reads_term), kept in recorders:
+                sample = record(step, term if reads_term else observed)
                 if sample is not None:
                     kept.append((float(sample[0]), sample[1]))
             self._recorded = step
@@ -630,15 +645,18 @@ class RegionSimulation:
     def coupling_known(self, end_step: int, regions: Sequence[Region]) -> bool:
         """Whether everything that `coupling` reads for `regions` up to `end_step` is integrated and delivered."""
         _, own, delays = self._needs_of(regions)
-        return end_step - 1 - own <= self.current_step and bool((self._known + delays >= end_step - 1).all())
+        return end_step - 1 - own <= self.current_step and self._is_known(end_step, delays)
+
+    def _is_known(self, end_step: int, delays: np.ndarray) -> bool:
+        return not len(delays) or bool((self._known + delays).min() >= end_step - 1)
 
     def _require(self, first_step: int, end_step: int, own_delay: int | None, delays: np.ndarray) -> None:
         """The states that the coupling of [first_step, end_step) reads are known and still kept."""
         if own_delay is not None and end_step - 1 - own_delay > self.current_step:
             raise RuntimeError(f"the coupling of step {end_step - 1} needs the states of step "
                                f"{end_step - 1 - own_delay}, TVB is at step {self.current_step}")  # fmt: skip
-        if len(delays) and (short := self._known + delays < end_step - 1).any():
-            i = int(np.argmax(short))
+        if not self._is_known(end_step, delays):
+            i = int(np.argmin(self._known + delays))
             raise RuntimeError(f"the coupling of step {end_step - 1} needs {self.columns[i]} at step "
                                f"{end_step - 1 - delays[i]}, it was delivered up to step {self._known[i]}")  # fmt: skip
         self._require_kept(first_step - self.horizon_steps + 1)
