@@ -42,6 +42,8 @@ SHORTEST_PAUSE_S, LONGEST_PAUSE_S = 50e-6, 2e-3
 PAUSE_FRACTION = 0.05  # of the wait so far: the next pause, and so what a look may come too late by
 EVENTS_AFTER_S = 5e-3  # waits longer than this are spent on events
 
+CALM = 100  # frames without such a wait, after which events are no longer asked for
+
 log = logging.getLogger(__name__)
 _told_no_events = False
 
@@ -208,6 +210,7 @@ class FileReceiver:
         self._keep = keep
         self._read: deque[str] = deque()
         self._events: _Events | None = None
+        self._since_long = 0  # frames since the last long wait
         self._no_events = 0  # long waits in a row that ended without an event
         self._npy: tuple[int, bytes] = (-1, b"")
         try:
@@ -217,9 +220,12 @@ class FileReceiver:
 
     def receive(self, sequence: int, t0: int, t1: int, check: Check) -> tuple[bytes, memoryview]:
         path = f"{self._folder}/{frame_name(sequence, t0, t1)}"
+        self._since_long += 1
         fd = self._open(path)
         if fd is None:
             fd = self._await(path, check)
+        if self._since_long == CALM:
+            self._disarm()
         try:
             header, body = self._frame(fd, path)
         except OSError as error:
@@ -293,8 +299,6 @@ class FileReceiver:
                         _unusable(self._address, self._folder, OSError(errno.ENOENT, os.strerror(errno.ENOENT)))
             if waited > EVENTS_AFTER_S:
                 self._judge_events(timed_out)
-            else:
-                self._disarm()
             return fd
         finally:
             self.waited_s += perf_counter() - begun
@@ -316,6 +320,7 @@ class FileReceiver:
 
     def _judge_events(self, timed_out: bool) -> None:
         """Give up events when frames came twice in a row without one."""
+        self._since_long = 0
         if self._events is None:
             return
         self._no_events = self._no_events + 1 if timed_out else 0
@@ -350,6 +355,10 @@ class _Events(FileSystemEventHandler):
                 observer = Observer()
                 observer.daemon = True
                 observer.start()
+                # what watchdog says when a folder is no longer watched, though nothing is wrong with that
+                logging.getLogger("watchdog.observers.inotify").addFilter(
+                    lambda record: "thread is inactive" not in record.getMessage()
+                )
                 _Events._observer = observer
             # only what a rename into the folder causes: neither the cursor nor our own reading wakes anybody
             self._watch = _Events._observer.schedule(self, folder, event_filter=[FileCreatedEvent, FileMovedEvent])

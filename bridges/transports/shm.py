@@ -38,9 +38,12 @@ PAGE_BYTES = 4096
 # 64-bit counters in the header page, by their index: the producer's and the consumer's, in cache lines of their own
 FRAMES_SENT, SLOTS_FILLED, FRAMES_TAKEN, SLOTS_EMPTIED = 16, 17, 24, 25
 SLOT_ALIGNMENT = 64
+LENGTH_AT, _LENGTH = 64, struct.Struct("<Q")  # payload length in a frame's header
 # When the other program runs on another core it often is only microseconds late: a look costs 0.3 us, while being woken
-# from a semaphore costs about 20 us. Each look yields, so that a program waiting on the same core is not held up.
+# from a semaphore costs about 20 us. When it runs on this core, looking only holds it up (yielding does not help: the
+# kernel goes on with who yields, most often). So looks in vain are followed by waits without any, up to MOST_BLIND.
 SPIN_S = 50e-6
+MOST_BLIND = 63
 
 _FOLDER = "/dev/shm"  # where Linux shows shared memory; a semaphore NAME is the file sem.NAME
 
@@ -141,23 +144,31 @@ class _End:
         self._counters = self._view[:PAGE_BYTES].cast("Q")
         self._filled, self._free = filled, free
         self._slot_bytes = slot_bytes
+        self._room = slot_bytes - HEADER_BYTES  # for the payload, in a frame's first slot
         self._end = PAGE_BYTES + depth * slot_bytes
         self._at = PAGE_BYTES  # of the slot that comes next
         self._slots = self._frames = 0
         self._in_frame = False
+        self._blind, self._blind_next = 0, 1  # waits without looking: still to come, and after the next look in vain
 
-    def _acquire(self, semaphore: posix_ipc.Semaphore, check: Check) -> None:
+    def _wait(self, semaphore: posix_ipc.Semaphore, check: Check) -> None:
         """One count of `semaphore`, of which this side is the only taker."""
         if semaphore.value:
             semaphore.acquire()
             return
         begun = perf_counter()
         try:
-            while perf_counter() - begun < SPIN_S:
-                os.sched_yield()
-                if semaphore.value:
-                    semaphore.acquire()
-                    return
+            if self._blind:
+                self._blind -= 1
+            else:
+                while perf_counter() - begun < SPIN_S:
+                    os.sched_yield()
+                    if semaphore.value:
+                        semaphore.acquire()
+                        self._blind_next = 1
+                        return
+                self._blind = self._blind_next
+                self._blind_next = min(2 * self._blind_next + 1, MOST_BLIND)
             while True:
                 try:
                     semaphore.acquire(CHECK_S)
@@ -173,13 +184,12 @@ class _End:
         if self._at == self._end:
             self._at = PAGE_BYTES
 
-    def _begin_frame(self) -> None:
+    def _refuse_half_a_frame(self) -> None:
         if self._in_frame:
             raise RunDirectoryError(
                 f"channel {self._address.name}: frame {self._frames} was left in the middle by an earlier error; this "
                 f"channel cannot go on. Start the run again."
             )
-        self._in_frame = True
 
     def close(self) -> None:
         if not self._memory.closed:
@@ -192,28 +202,36 @@ class _End:
 
 class ShmSender(_End):
     def send(self, header: bytes, body: memoryview, sequence: int, t0: int, t1: int, check: Check) -> None:
-        if self._in_frame:
-            self._begin_frame()
         length = len(body)
-        room = self._slot_bytes - HEADER_BYTES
-        self._acquire(self._free, check)
-        at = self._at
-        self._memory[at : at + HEADER_BYTES] = header
-        if length <= room:
-            self._memory[at + HEADER_BYTES : at + HEADER_BYTES + length] = body
-            self._post()
+        if length > self._room or self._in_frame:
+            self._send_in_pieces(header, body, check)
         else:
-            self._begin_frame()
-            self._view[at + HEADER_BYTES : at + self._slot_bytes] = body[:room]
+            if self._free.value:  # only this side takes from it
+                self._free.acquire()
+            else:
+                self._wait(self._free, check)
+            at = self._at
+            start = at + HEADER_BYTES
+            self._memory[at:start] = header
+            self._memory[start : start + length] = body
             self._post()
-            for start in range(room, length, self._slot_bytes):
-                piece = body[start : start + self._slot_bytes]
-                self._acquire(self._free, check)
-                self._view[self._at : self._at + len(piece)] = piece
-                self._post()
-            self._in_frame = False
         self._frames += 1
         self._counters[FRAMES_SENT] = self._frames
+
+    def _send_in_pieces(self, header: bytes, body: memoryview, check: Check) -> None:
+        self._refuse_half_a_frame()
+        self._wait(self._free, check)
+        at = self._at
+        self._memory[at : at + HEADER_BYTES] = header
+        self._view[at + HEADER_BYTES : at + self._slot_bytes] = body[: self._room]
+        self._post()
+        self._in_frame = True
+        for start in range(self._room, len(body), self._slot_bytes):
+            piece = body[start : start + self._slot_bytes]
+            self._wait(self._free, check)
+            self._view[self._at : self._at + len(piece)] = piece
+            self._post()
+        self._in_frame = False
 
     def _post(self) -> None:
         self._next_slot()
@@ -224,30 +242,38 @@ class ShmSender(_End):
 class ShmReceiver(_End):
     def receive(self, sequence: int, t0: int, t1: int, check: Check) -> tuple[bytes, bytes | memoryview]:
         if self._in_frame:
-            self._begin_frame()
-        room = self._slot_bytes - HEADER_BYTES
-        self._acquire(self._filled, check)
-        self._begin_frame()
-        at = self._at
-        header = self._memory[at : at + HEADER_BYTES]
-        length = payload_bytes(header, self._address)
-        body: bytes | memoryview
-        if length <= room:
-            body = self._memory[at + HEADER_BYTES : at + HEADER_BYTES + length]
-            self._post()
+            self._refuse_half_a_frame()
+        if self._filled.value:  # only this side takes from it
+            self._filled.acquire()
         else:
-            body = memoryview(bytearray(length))
-            body[:room] = self._view[at + HEADER_BYTES : at + self._slot_bytes]
+            self._wait(self._filled, check)
+        at = self._at
+        start = at + HEADER_BYTES
+        header = self._memory[at:start]
+        (length,) = _LENGTH.unpack_from(header, LENGTH_AT)
+        body: bytes | memoryview
+        if length > self._room:
+            body = self._receive_in_pieces(header, check)
+        else:  # no more is copied than there is in a slot: decode checks the header
+            body = self._memory[start : start + length]
             self._post()
-            for start in range(room, length, self._slot_bytes):
-                end = min(start + self._slot_bytes, length)
-                self._acquire(self._filled, check)
-                body[start:end] = self._view[self._at : self._at + end - start]
-                self._post()
-        self._in_frame = False
         self._frames += 1
         self._counters[FRAMES_TAKEN] = self._frames
         return header, body
+
+    def _receive_in_pieces(self, header: bytes, check: Check) -> memoryview:
+        self._in_frame = True
+        length = payload_bytes(header, self._address)
+        body = memoryview(bytearray(length))
+        body[: self._room] = self._view[self._at + HEADER_BYTES : self._at + self._slot_bytes]
+        self._post()
+        for start in range(self._room, length, self._slot_bytes):
+            end = min(start + self._slot_bytes, length)
+            self._wait(self._filled, check)
+            body[start:end] = self._view[self._at : self._at + end - start]
+            self._post()
+        self._in_frame = False
+        return body
 
     def _post(self) -> None:
         self._next_slot()

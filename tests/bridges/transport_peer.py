@@ -103,7 +103,7 @@ def arrange_death(transport: str, where: str) -> None:
     elif transport == "shm":
 
         def half(self, header, body, *_):
-            self._acquire(self._free, no_check)
+            self._wait(self._free, no_check)
             self._memory[self._at : self._at + HEADER_BYTES] = header
             self._memory[self._at + HEADER_BYTES : self._at + HEADER_BYTES + len(body) // 2] = body[: len(body) // 2]
             die()
