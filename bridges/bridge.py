@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import threading
 from time import perf_counter
+from typing import Any
 
 import numpy as np
 
@@ -122,7 +123,7 @@ class Inlet:
         self._receiver = attach(self.session.experiment.exchange.transport, self._address, self.session.place)
         self.session.on_close(self._receiver.close)
 
-    def take(self, spent: Spent) -> Payload:
+    def take(self, spent: Spent) -> Any:
         """The payload of window `self.next`, transformed; blocks until its frame is there."""
         assert self._receiver is not None
         begun, waited = perf_counter(), self._receiver.waited_s
@@ -178,7 +179,9 @@ def open_ends(session: Session, contract: Contract) -> tuple[list[Inlet], list[O
     own_bridge = session.experiment.exchange.bridge == "own"
     consumed, produced = contract.of(session.peer)
     inlets = [
-        Inlet(session, contract, c, "transformed", "bridge") if own_bridge else Inlet(session, contract, c, "raw", c.producer)
+        Inlet(session, contract, c, "transformed", "bridge")
+        if own_bridge
+        else Inlet(session, contract, c, "raw", c.producer)
         for c in consumed
     ]
     outlets = [Outlet(session, contract, c, "raw", "bridge" if own_bridge else c.consumer) for c in produced]

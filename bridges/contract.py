@@ -7,6 +7,7 @@ import json
 from dataclasses import asdict, dataclass, replace
 from typing import Any
 
+from .. import transformers
 from .errors import ExperimentError
 from .frame import DENSE, SPIKES, Address
 from .grid import Grid
@@ -133,6 +134,21 @@ class Contract:
         )  # fmt: skip
 
 
+def split_label(label: str) -> tuple[str, str]:
+    """ "E@r_precuneus" as ("E", "r_precuneus"): a variable or a population, and its region."""
+    name, _, region = label.partition("@")
+    return name, region
+
+
+def transformer_name(direction: str, model: str, chosen: str | None, key: str) -> str:
+    """The transformer of the row `key`: the one it chose, or the default of its direction and model."""
+    name = chosen or transformers.default_for(direction, model)
+    if name not in transformers.TRANSFORMERS:
+        known = ", ".join(transformers.TRANSFORMERS)
+        raise ExperimentError(f"{key}.transformer = {name!r}: there is no such transformer; there is {known}.")
+    return name
+
+
 def compose(run_id: str, tvb_offer: dict[str, Any], spikenet_offers: dict[str, dict[str, Any]]) -> Contract:
     """The contract, from TVB's offer (grid, channels, connectome) and the spiking programs' (populations and sizes).
 
@@ -145,7 +161,7 @@ def compose(run_id: str, tvb_offer: dict[str, Any], spikenet_offers: dict[str, d
         program = channel.producer if from_network else channel.consumer
         sizes = {(region, name): size for region, name, size in spikenet_offers[program]["populations"]}
         wanted = (
-            [tuple(reversed(label.split("@", 1))) for label in channel.raw.labels]
+            [split_label(label)[::-1] for label in channel.raw.labels]
             if from_network
             else [(edge.region, edge.population) for edge in channel.edges]
         )

@@ -44,7 +44,8 @@ def main(argv: list[str] | None = None) -> int:
     try:
         return module.run(args)
     except LockstepError as error:
-        print(f"lockstep {args.command}: {error}", file=sys.stderr)
+        if not error.told:
+            print(f"lockstep {args.command}: {error}", file=sys.stderr)
         return error.exit_code
     except BrokenPipeError:  # `lockstep inspect … | head`
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())

@@ -23,7 +23,9 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 
 def add_no_report(parser: argparse.ArgumentParser) -> None:
-    parser.add_argument("--no-report", action="store_true", help="results, but no report.html (`lockstep plot` makes it later)")
+    parser.add_argument(
+        "--no-report", action="store_true", help="results, but no report.html (`lockstep plot` makes it later)"
+    )
 
 
 def python_for(sets: list[str], requirements: str = "") -> Path:
@@ -35,9 +37,15 @@ def python_for(sets: list[str], requirements: str = "") -> Path:
 
 def enter(sets: list[str], requirements: str = "") -> None:
     """Go on in an environment that has what is needed; returns only when this one has."""
-    python = str(python_for(sets, requirements))
-    if python != sys.executable:
-        os.execv(python, [python, "-m", "tvb_lockstep.scripts.main", *sys.argv[1:]])
+    python = python_for(sets, requirements)
+    if python.parent.parent.resolve() != Path(sys.prefix).resolve():
+        os.execv(python, [*interpreter(python), *sys.argv[1:]])
+
+
+def interpreter(python: Path) -> list[str]:
+    """The start of a command line that runs lockstep in that environment; -P: nothing is imported from the current
+    folder, where a person's own nest.py may lie."""
+    return [str(python), "-P", "-m", "tvb_lockstep.scripts.main"]
 
 
 def take_part(
@@ -49,9 +57,10 @@ def take_part(
     stop, progress: those of a process that holds several programs; by default this program has its own.
     """
     experiment, _ = experiment_of(args)
+    os.umask(0o077)  # the run is its owner's alone
 
     def command(name: str) -> str:
-        return paste_command(command_prefix(), name, forwarded(args, args.run_dir))
+        return paste_command(command_prefix(), name, forwarded(args))
 
     def tell(line: str) -> None:
         if progress is not None:

@@ -80,10 +80,13 @@ class RunProgress:
         durations = dict(zip(timing.DURATIONS, recent[:, 2:].sum(axis=0), strict=True))
         total = max(sum(durations.values()), 1e-9)
         bio_s = self._duration_ms / 1000 * len(recent) / len(rows)
-        share = {key: f"{100 * seconds / total:.0f} %" for key, seconds in durations.items()}
+
+        def share(*headings: str) -> str:
+            return f"{100 * sum(durations[heading] for heading in headings) / total:.0f} %"
+
         text = (
-            f"{done_ms:7.1f} of {self._duration_ms:g} ms, {total / bio_s:5.1f} x real time: computing {share['simulate']}, "
-            f"exchanging {100 * (durations['transform'] + durations['exchange']) / total:.0f} %, waiting {share['wait']}"
+            f"{done_ms:7.1f} of {self._duration_ms:g} ms, {total / bio_s:5.1f} x real time: "
+            f"computing {share('simulate')}, exchanging {share('transform', 'exchange')}, waiting {share('wait')}"
         )
         blocked_s = time.time() - now["since"]
         if state == "waiting" and blocked_s > 0.5:
@@ -91,4 +94,3 @@ class RunProgress:
         elif state not in ("computing", "waiting"):
             text += f" ({state})"
         return done_ms, text
-

@@ -1,4 +1,4 @@
-"""The spiking program: meets the others, then window after window takes its input, runs the network, sends its spikes."""
+"""The spiking program: meets the others, then window after window takes input, runs the network, sends its spikes."""
 
 from __future__ import annotations
 
@@ -29,9 +29,7 @@ def simulator_of(section: SpikenetSection) -> SpikingSimulator:
         from .nest import Nest
 
         return Nest()
-    raise ExperimentError(
-        f"spikenet.simulator = {section.simulator!r} is not implemented yet; implemented: 'nest'."
-    )
+    raise ExperimentError(f"spikenet.simulator = {section.simulator!r} is not implemented yet; implemented: 'nest'.")
 
 
 def open_network(
@@ -111,9 +109,7 @@ def _lock_step(
         spikes = simulator.spikes()
         simulate = perf_counter() - mark
         for outlet, numbers in zip(outlets, slices, strict=True):
-            outlet.put(
-                simulator.potential(outlet.channel) if numbers is None else _only(spikes, numbers), spent
-            )
+            outlet.put(simulator.potential(outlet.channel) if numbers is None else _only(spikes, numbers), spent)
         mark = perf_counter()
         log.append(*encode(address, k, *grid.ticks(k), spikes))
         spent.exchange += perf_counter() - mark

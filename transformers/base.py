@@ -33,6 +33,10 @@ class Transformer(Protocol[Raw, Out]):
 
     def __call__(self, payload: Raw, first_step: int, end_step: int) -> Out: ...
 
+    def initial(self) -> np.ndarray:
+        """What goes out for the stated value before t = 0; of transformers with a dense result only."""
+        ...
+
 
 class SignalLike(Protocol):
     """One end of a channel, as `bridges.contract.Signal` has it: "dense" or "spikes", the unit of a dense value ("" for

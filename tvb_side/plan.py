@@ -10,8 +10,7 @@ from typing import Any
 
 import numpy as np
 
-from .. import transformers
-from ..bridges.contract import Channel, Edge, Signal
+from ..bridges.contract import Channel, Edge, Signal, transformer_name
 from ..bridges.errors import ExperimentError
 from ..bridges.experiment import Experiment, SpikenetSection, SpikenetToTvb, TvbToSpikenet
 from ..bridges.grid import NS_PER_MS, Grid, to_ns
@@ -66,7 +65,9 @@ class Plan:
     def _region(self, region: str | int, key: str) -> str:
         if isinstance(region, int):
             if not 0 <= region < len(self.labels):
-                raise ExperimentError(f"{key}: region {region}: the connectome has regions 0 to {len(self.labels) - 1}.")
+                raise ExperimentError(
+                    f"{key}: region {region}: the connectome has regions 0 to {len(self.labels) - 1}."
+                )
             return self.labels[region]
         if region not in self.labels:
             close = difflib.get_close_matches(region, self.labels, n=3, cutoff=0.5)
@@ -105,7 +106,8 @@ class Plan:
                     wanted = [self._region(region, key) for region in row.regions]
                     if row.spikenet is not None and (foreign := [r for r in wanted if r not in regions]):
                         raise ExperimentError(
-                            f"{key}: {', '.join(foreign)}: not a region of {program.name}, which has {', '.join(regions)}."
+                            f"{key}: {', '.join(foreign)}: not a region of {program.name}, which has "
+                            f"{', '.join(regions)}."
                         )
                     everywhere = [region for each in self.regions.values() for region in each]
                     if foreign := [r for r in wanted if r not in everywhere]:
@@ -127,9 +129,9 @@ class Plan:
                             f"variable; it has {', '.join(variables)}."
                         )
 
-    def _delivered(self) -> dict[str, list[str]]:
+    def _delivered(self) -> dict[str | int, list[str]]:
         """By region, the state variables that the spiking side delivers."""
-        delivered: dict[str, list[str]] = {}
+        delivered: dict[str | int, list[str]] = {}
         writers: dict[tuple[str, str], str] = {}
         for i, row, program, regions in self._rows("spikenet_to_tvb"):
             for region in regions:
@@ -137,7 +139,8 @@ class Plan:
                     writer = f"interfaces.spikenet_to_tvb.{i} ({population} of {program})"
                     if (region, voi) in writers:
                         raise ExperimentError(
-                            f"{voi} of {region} is written twice: by {writers[region, voi]} and by {writer}. Remove one."
+                            f"{voi} of {region} is written twice: by {writers[region, voi]} and by {writer}. "
+                            f"Remove one."
                         )
                     writers[region, voi] = writer
                     delivered.setdefault(region, []).append(voi)
@@ -163,8 +166,8 @@ class Plan:
         self.simulation.check_window(steps)
         if steps > latency:
             raise ExperimentError(
-                f"exchange.synchronization_time = {asked} ms: with coupling_mode = \"spikeNet\" a proxy's synapse carries "
-                f"the delay less the window, and must be at least one step of the spiking simulator; the longest window "
+                f'exchange.synchronization_time = {asked} ms: with coupling_mode = "spikeNet" a proxy\'s synapse '
+                f"carries the delay less the window, at least one step of the spiking simulator; the longest window "
                 f"is {latency * grid.dt_ms:g} ms, for the edge {self._tightest_edge()}."
             )
         return min(steps, grid.n_steps)
@@ -206,7 +209,7 @@ class Plan:
             raise ExperimentError(
                 f'coupling_mode = "spikeNet": the edge {self._tightest_edge()} is too short: the synapse of its proxy '
                 f"carries the delay less one window of at least {grid.dt_ms:g} ms, and needs at least "
-                f"{resolution / NS_PER_MS:g} ms. Lengthen the tract, lower tvb.speed, or use coupling_mode = \"TVB\"."
+                f'{resolution / NS_PER_MS:g} ms. Lengthen the tract, lower tvb.speed, or use coupling_mode = "TVB".'
             )
         return longest
 
@@ -232,7 +235,10 @@ class Plan:
                 self.simulation.check_coupling(voi, key)
             sources = regions
             edges = [
-                Edge(self._group(vois, voi, sources, region), region, population, self._weight(proxy, population), proxy["delay"])
+                Edge(
+                    self._group(vois, voi, sources, region), region, population, self._weight(proxy, population),
+                    proxy["delay"],
+                )
                 for region in regions
                 for voi, population in row.pairs
             ]  # fmt: skip
@@ -241,14 +247,16 @@ class Plan:
             is_source = (self.simulation.weights[targets] != 0).any(axis=0)
             sources = [label for label, used in zip(self.labels, is_source, strict=True) if used]
             if not sources:
-                raise ExperimentError(f'{key}: coupling_mode = "spikeNet": no TVB region has a weight to {", ".join(regions)}.')
+                raise ExperimentError(
+                    f'{key}: coupling_mode = "spikeNet": no TVB region has a weight to {", ".join(regions)}.'
+                )
             scale = self._coupling_scale
             window_ms = self.grid.window_ms
             edges = [
                 Edge(
                     self._group(vois, voi, sources, self.labels[source]), region, population,
                     self._weight(proxy, population) * scale * float(self.simulation.weights[target, source]),
-                    round(self._delay_ms(source, target) - window_ms, 9),
+                    round(self._delay_ms(int(source), target) - window_ms, 9),
                 )
                 for region, target in zip(regions, targets, strict=True)
                 for source in np.nonzero(self.simulation.weights[target])[0]
@@ -264,7 +272,8 @@ class Plan:
             out = Signal.dense(DEVICE_UNITS[row.model], labels)
         return Channel(
             number, f"tvb_to_{program}.{i}", "tvb", program, row.model, row.coupling_mode, tuple(row.voi),
-            tuple(row.populations), tuple(regions), self._transformer(row, key, "tvb_to_spikenet"),
+            tuple(row.populations), tuple(regions),
+            transformer_name("tvb_to_spikenet", row.model, row.transformer, key),
             row.transformer_params, proxy, raw, out, tuple(edges), key=f"tvb_to_spikenet.{i}",
         )  # fmt: skip
 
@@ -280,7 +289,8 @@ class Plan:
         )
         return Channel(
             number, f"{program}_to_tvb.{i}", program, "tvb", row.model, "", tuple(row.voi), tuple(row.populations),
-            tuple(regions), self._transformer(row, key, "spikenet_to_tvb"), row.transformer_params, {}, raw,
+            tuple(regions), transformer_name("spikenet_to_tvb", row.model, row.transformer, key),
+            row.transformer_params, {}, raw,
             Signal.dense(unit, voi), initial_rate=row.initial_rate, key=f"spikenet_to_tvb.{i}",
         )  # fmt: skip
 
@@ -301,24 +311,25 @@ class Plan:
         # 1 ms is the synaptic delay that NEST, too, takes when none is given; the next multiple of the resolution
         delay = math.ceil(round(1.0 / resolution, 6)) * resolution
         proxy = {"number_of_neurons": 1, "weight": 1.0, "delay": round(delay, 9), "receptor_type": 0, **given}
-        if not isinstance(proxy["number_of_neurons"], int) or not 1 <= proxy["number_of_neurons"] <= 10_000_000:
+        if type(proxy["number_of_neurons"]) is not int or not 1 <= proxy["number_of_neurons"] <= 10_000_000:
             raise ExperimentError(
-                f"{key}.proxy_params.number_of_neurons = {proxy['number_of_neurons']!r}: it must be a whole number >= 1."
+                f"{key}.proxy_params.number_of_neurons = {proxy['number_of_neurons']!r}: it must be a whole number, at "
+                f"least 1."
             )
         if isinstance(proxy["weight"], dict) and (missing := [p for p in row.populations if p not in proxy["weight"]]):
             raise ExperimentError(f"{key}.proxy_params.weight: no weight for population {', '.join(missing)}.")
+        for value in proxy["weight"].values() if isinstance(proxy["weight"], dict) else [proxy["weight"]]:
+            if isinstance(value, bool) or not isinstance(value, int | float):
+                raise ExperimentError(
+                    f"{key}.proxy_params.weight = {value!r}: it must be a number, or a table of one by population."
+                )
+        to_ns(proxy["delay"] if type(proxy["delay"]) in (int, float) else math.nan, f"{key}.proxy_params.delay")
         if row.coupling_mode == "spikeNet" and "delay" in given:
             raise ExperimentError(
-                f'{key}.proxy_params.delay: with coupling_mode = "spikeNet" the delays come from the connectome; leave it out.'
+                f'{key}.proxy_params.delay: with coupling_mode = "spikeNet" the delays come from the connectome; '
+                f"leave it out."
             )
         return proxy
-
-    @staticmethod
-    def _transformer(row: TvbToSpikenet | SpikenetToTvb, key: str, direction: str) -> str:
-        name = row.transformer or transformers.default_for(direction, row.model)
-        if name not in transformers.TRANSFORMERS:
-            raise ExperimentError(f"{key}.transformer = {name!r}: unknown; there is {', '.join(transformers.TRANSFORMERS)}.")
-        return name
 
     # ---- as JSON ---------------------------------------------------------------------------------------------
 
@@ -350,7 +361,9 @@ class Plan:
                 "model": self.model, "regions": self.labels, "coupled": self.regions, "dt_ms": self.grid.dt_ms,
                 "min_delay_ms": None if longest is None else round(longest * self.grid.dt_ms, 9),
                 "notes": self.simulation.notes,
-                "neighbours": {region: self._neighbours(region) for regions in self.regions.values() for region in regions},
+                "neighbours": {
+                    region: self._neighbours(region) for regions in self.regions.values() for region in regions
+                },
                 "monitors": self.simulation.monitors,
             },
         }  # fmt: skip

@@ -11,7 +11,7 @@ from typing import Any
 import numpy as np
 
 from ..bridges.bridge import Inlet, Outlet, Spent, open_ends, transformer_of
-from ..bridges.contract import Channel, Contract, compose
+from ..bridges.contract import Channel, Contract, compose, split_label
 from ..bridges.errors import LockstepError
 from ..bridges.frame import DENSE, Address, encode
 from ..bridges.recording import FrameLog
@@ -53,7 +53,7 @@ def _set_initial(simulation: RegionSimulation, channel: Channel, contract: Contr
     """What the spiking regions send from before t = 0: the transformer's steady answer to the stated initial rate."""
     values = transformer_of(channel, contract).initial()
     for label, value in zip(channel.out.labels, values, strict=True):
-        voi, region = label.split("@", 1)
+        voi, region = split_label(label)
         simulation.set_initial(region, voi, float(value))
 
 
@@ -100,8 +100,8 @@ class LockStep:
         self.inlets, self.outlets, self.monitors = inlets, outlets, monitors
         self.serial = session.experiment.exchange.mode == "serial"
         self.depth = session.experiment.exchange.depth
-        self._columns = {
-            inlet.channel.number: [tuple(reversed(label.split("@", 1))) for label in inlet.channel.out.labels]
+        self._columns: dict[int, list[tuple[str, str]]] = {
+            inlet.channel.number: [split_label(label)[::-1] for label in inlet.channel.out.labels]
             for inlet in inlets
         }
         self.spent = Spent()
@@ -128,7 +128,9 @@ class LockStep:
             self.simulate += perf_counter() - mark
             if self.serial:
                 self.send_needed(k)
-            timing.row(k, begun, simulate_start, self.simulate, self.spent.transform, self.spent.exchange, self.spent.wait)
+            timing.row(
+                k, begun, simulate_start, self.simulate, self.spent.transform, self.spent.exchange, self.spent.wait
+            )
             self.session.progress("")
         self.send_determined(self.grid.n_windows)
         self.session.page.update("finishing", self.session.window)
@@ -167,7 +169,8 @@ class LockStep:
         if channel.coupling_mode == "spikeNet":
             shift = self.grid.window_steps
             return all(
-                self.simulation.states_known(end - shift, regions, voi) for voi, regions in by_variable(channel.raw.labels)
+                self.simulation.states_known(end - shift, regions, voi)
+                for voi, regions in by_variable(channel.raw.labels)
             )
         return self.simulation.coupling_known(end, channel.regions)
 
@@ -211,7 +214,7 @@ def by_variable(labels: tuple[str, ...]) -> list[tuple[str, list[str]]]:
     """Labels such as "E@r_precuneus" as (variable, its regions), in order."""
     found: dict[str, list[str]] = {}
     for label in labels:
-        voi, region = label.split("@", 1)
+        voi, region = split_label(label)
         found.setdefault(voi, []).append(region)
     return list(found.items())
 

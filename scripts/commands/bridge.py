@@ -17,6 +17,7 @@ def run(args: argparse.Namespace) -> int:
     experiment, _ = experiment_of(args)
     if experiment.exchange.bridge != "own":
         raise ExperimentError(
-            'exchange.bridge = "receiver": this experiment has no bridge of its own. Start all programs with --bridge own.'
+            'exchange.bridge = "receiver": this experiment has no bridge of its own. Start all programs with '
+            "--bridge own."
         )
     return take_part(args, "bridge", run_bridge)

@@ -16,7 +16,7 @@ from ... import transformers
 from ...bridges.contract import Contract, Signal, compose
 from ...bridges.errors import ExperimentError
 from ..arguments import add_experiment, experiment_of, overrides_of
-from ..program import enter, python_for
+from ..program import enter, interpreter, python_for
 
 EDGES_SHOWN = 12
 
@@ -28,15 +28,17 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 
 def run(args: argparse.Namespace) -> int:
-    enter(["tvb"])
+    experiment, path = experiment_of(args)
+    enter(["tvb"], experiment.environments.tvb)
     from ...tvb_side.plan import Plan
 
-    experiment, path = experiment_of(args)
     plan = Plan(experiment, path.parent)
     console = Console()
     offers = {}
     if not args.tvb_only:
-        offers = {program.name: _network(args, plan.offer, program.name, program.simulator) for program in experiment.spikenet}
+        offers = {
+            program.name: _network(args, plan.offer, program.name, program.simulator) for program in experiment.spikenet
+        }
         contract = compose("0" * 32, plan.offer, offers)
     else:
         contract = Contract("0" * 32, plan.grid, tuple(plan.channels), plan.offer["experiment"], plan.offer["tvb"], {})
@@ -51,13 +53,13 @@ def run(args: argparse.Namespace) -> int:
 
 def _network(args: argparse.Namespace, offer: dict[str, Any], name: str, simulator: str) -> dict[str, Any]:
     """What the spiking program says of its network, built in its own environment."""
-    python = python_for([simulator])
+    python = python_for([simulator], offer["experiment"]["environments"]["spikenet"])
     sets = [part for override in overrides_of(args) for part in ("--set", override)]
     with tempfile.TemporaryDirectory() as folder:
         file = Path(folder) / "offer.json"
         file.write_text(json.dumps(offer))
         done = subprocess.run(
-            [str(python), "-m", "tvb_lockstep.scripts.main", "spikenet", args.experiment, "--run-dir", folder, *sets,
+            [*interpreter(python), "spikenet", args.experiment, "--run-dir", folder, *sets,
              "--name", name, "--describe", str(file)],
             stdin=subprocess.DEVNULL, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True, env=os.environ,
         )  # fmt: skip
@@ -73,8 +75,8 @@ def _print(console: Console, contract: Contract, all_edges: bool) -> None:
     minimum = "none" if tvb["min_delay_ms"] is None else f"{tvb['min_delay_ms']:g} ms"
     console.print(f"[bold]{experiment['name']}[/bold]: {experiment['description']}", highlight=False)
     for line in (
-        f"time       {grid.duration_ms:g} ms in {grid.n_windows} windows of {grid.window_ms:g} ms ({grid.window_steps} steps of "
-        f"{grid.dt_ms:g} ms); min delay {minimum}; tick {grid.tick_ms:g} ms",
+        f"time       {grid.duration_ms:g} ms in {grid.n_windows} windows of {grid.window_ms:g} ms "
+        f"({grid.window_steps} steps of {grid.dt_ms:g} ms); min delay {minimum}; tick {grid.tick_ms:g} ms",
         f"exchange   {exchange['transport']}, {exchange['mode']}, transformers at the "
         f"{'receiver' if exchange['bridge'] == 'receiver' else 'bridge'}, seed {experiment['seed']}",
         f"tvb        {tvb['model']}, {len(tvb['regions'])} regions",
@@ -99,7 +101,8 @@ def _print(console: Console, contract: Contract, all_edges: bool) -> None:
         shown = channel.edges if all_edges else channel.edges[:EDGES_SHOWN]
         for i, edge in enumerate(shown):
             lines.append(
-                f"  {'edges' if i == 0 else '':11}  {channel.out.labels[edge.group]} → {edge.population}@{edge.region}: "
+                f"  {'edges' if i == 0 else '':11}  {channel.out.labels[edge.group]} → "
+                f"{edge.population}@{edge.region}: "
                 f"weight {edge.weight:g}, delay {edge.delay_ms:g} ms"
             )
         if len(shown) < len(channel.edges):

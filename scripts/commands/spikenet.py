@@ -8,6 +8,7 @@ from pathlib import Path
 
 from ...bridges.errors import ExperimentError
 from ...bridges.experiment import Experiment
+from ...bridges.session import Session
 from ..arguments import experiment_of
 from ..program import add_arguments as add_program_arguments
 from ..program import enter, take_part
@@ -22,11 +23,11 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 def run(args: argparse.Namespace) -> int:
     experiment, path = experiment_of(args)
     name = _name_of(args.name, experiment)
-    enter([experiment.program(name).simulator])
+    enter([experiment.program(name).simulator], experiment.environments.spikenet)
     if args.describe:
         return _describe(experiment, name, args.describe, path.parent)
 
-    def body(session):  # type: ignore[no-untyped-def]
+    def body(session: Session) -> None:
         from ...spikenet_side.program import run as run_spikenet
 
         run_spikenet(session, path.parent)
@@ -39,7 +40,9 @@ def _name_of(name: str | None, experiment: Experiment) -> str:
     if name is None and len(names) == 1:
         return names[0]
     if name not in names:
-        raise ExperimentError(f"--name {name}: the experiment has the spiking programs {', '.join(names)}; name one of them.")
+        raise ExperimentError(
+            f"--name {name}: the experiment has the spiking programs {', '.join(names)}; name one of them."
+        )
     return name
 
 

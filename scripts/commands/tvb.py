@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import argparse
 
+from ...bridges.session import Session
 from ..arguments import experiment_of
 from ..program import add_arguments, enter, take_part
 
@@ -11,10 +12,10 @@ __all__ = ["add_arguments", "run"]
 
 
 def run(args: argparse.Namespace) -> int:
-    enter(["tvb"])
-    _, path = experiment_of(args)
+    experiment, path = experiment_of(args)
+    enter(["tvb"], experiment.environments.tvb)
 
-    def body(session):  # type: ignore[no-untyped-def]
+    def body(session: Session) -> None:
         from ...tvb_side.program import run as run_tvb
 
         run_tvb(session, path.parent)
