@@ -45,7 +45,7 @@ GANTT_WINDOWS = 15
 REGION_COLOURS = ("#d55e00", "#0072b2", "#009e73", "#cc79a7", "#b8860b", "#56b4e9", "#7a5195", "#8c564b")
 OTHER, INK = "#b9bec5", "#24292f"
 PHASES = {"simulate": "#2f6690", "transform": "#81a88d", "exchange": "#e09f3e", "wait": "#dfe3e8"}
-STYLE = {
+STYLE: Any = {
     "font.size": 9, "axes.titlesize": 9.5, "axes.titleweight": "bold", "axes.titlelocation": "left",
     "axes.spines.top": False, "axes.spines.right": False, "axes.edgecolor": "#6b7280", "axes.labelcolor": INK,
     "xtick.color": "#4b5563", "ytick.color": "#4b5563", "text.color": INK, "axes.linewidth": 0.8, "axes.titlepad": 5,
@@ -280,8 +280,8 @@ class _Report:
             self.colours = {
                 region: REGION_COLOURS[i % len(REGION_COLOURS)] for i, region in enumerate(self.of_region)
             }
-            windows = max((about["window"] for about in self.programs.values()), default=-1) + 1
-            done = max([len(rows) for rows in self.timing.values()], default=windows)
+            begun = max((int(about["window"]) for about in self.programs.values()), default=-1) + 1
+            done = max([len(rows) for rows in self.timing.values()], default=begun)
             grid = contract.grid
             self.windows_done = min(done, grid.n_windows)
             self.done_ms = grid.ms(grid.ticks(self.windows_done - 1)[1]) if self.windows_done else 0.0
@@ -401,7 +401,7 @@ class _Report:
         regions = [_str(r) for r in data.attrs["regions"]] if "regions" in data.attrs else []
         scale, unit = self._time_axis()
         time = series.time_ms * scale
-        mine = [i for i, region in enumerate(regions) if region in self.colours]
+        mine = [regions.index(region) for region in self.colours if region in regions]
         neighbours = self._neighbours(contract, regions)
         n_lines = 2 if mine else 1
         shown = vois[:3]
@@ -411,13 +411,14 @@ class _Report:
             height_ratios=[1.75] + [1] * (n_lines * len(shown)), layout="none",
         )  # fmt: skip
         # Margins by hand, so that time runs alike in all panels and colour bar and legends share one column.
-        fig.subplots_adjust(left=0.065, right=0.855, bottom=0.42 / height, top=1 - 0.25 / height, hspace=0.42)
+        fig.subplots_adjust(left=0.065, right=0.84, bottom=0.42 / height, top=1 - 0.25 / height, hspace=0.42)
         heat = axes[0, 0]
         low, high = np.percentile(all_values[:, 0], [0.5, 99.5])
         all_time = whole.time_ms * scale
         half = (all_time[1] - all_time[0]) / 2 if len(time) > 1 else 0.5
         image = heat.imshow(
-            all_values[:, 0].T, cmap="cividis", vmin=low, vmax=high if high > low else low + 1e-9, aspect="auto",
+            all_values[:, 0].T, cmap="cividis", vmin=low, vmax=high if high > low else low + 1e-9,
+            aspect="auto", interpolation="nearest",
             extent=(all_time[0] - half, all_time[-1] + half, values.shape[2] - 0.5, -0.5),
         )  # fmt: skip
         fig.colorbar(image, cax=heat.inset_axes((1.015, 0, 0.014, 1)), label=vois[0])
@@ -590,7 +591,7 @@ class _Report:
                 same = [other for other in labels if other.split("@", 1)[-1] == region]
                 colour = _shade(self.colours.get(region, INK), same.index(label))
                 if signal.kind == "spikes":
-                    axis.stairs(values[:, i], edges * scale, color=colour, label=label, lw=1.0)
+                    axis.stairs(values[:, i], edges * scale, color=colour, label=label, lw=0.8)
                     continue
                 axis.plot(time, values[:, i], color=colour, label=label, lw=1.0)
                 if per_bin > 1:
@@ -679,11 +680,12 @@ class _Report:
     # ---- tables --------------------------------------------------------------------------------------------------
 
     def _program_table(self) -> str:
-        rows = []
+        rows: list[list[Any]] = []
         for name, about in self.programs.items():
+            windows = about.get("windows")
             versions = ", ".join(f"{package} {version}" for package, version in (about.get("versions") or {}).items())
             rows.append([
-                name, about["state"], "–" if about["window"] < 0 else about["window"] + 1,
+                name, about["state"], max(0, about["window"]) if windows is None else windows,
                 _seconds(about.get("wall_s")), _seconds(about.get("cpu_s")), _number(about.get("peak_memory_mib")),
                 about.get("host") or "–", about.get("python") or "–", versions or "–",
             ])  # fmt: skip
@@ -778,14 +780,19 @@ def _seconds(value: float | None) -> str:
     return "–" if value is None else f"{value:.2f}"
 
 
+def _rgb(parts: Iterable[float]) -> tuple[float, float, float]:
+    red, green, blue = parts
+    return red, green, blue
+
+
 def _mix(colour: str, white: float) -> str:
-    return to_hex([c + (1 - c) * white for c in to_rgb(colour)])
+    return to_hex(_rgb(c + (1 - c) * white for c in to_rgb(colour)))
 
 
 def _shade(colour: str, i: int) -> str:
     """The i-th shade of a colour: itself, dark, light."""
     if i % 3 == 1:
-        return to_hex([0.45 * c for c in to_rgb(colour)])
+        return to_hex(_rgb(0.45 * c for c in to_rgb(colour)))
     return _mix(colour, 0.0 if i % 3 == 0 else 0.45)
 
 
@@ -814,7 +821,7 @@ def _quantity(channel: Channel, stage: str) -> str:
 def _form(signal: Signal) -> str:
     if signal.kind == "spikes":
         return f"spikes of {signal.columns}"
-    return f"{signal.columns} × {signal.unit or 'number'}"
+    return f"{signal.columns} × {signal.unit}" if signal.unit else f"{signal.columns} values"
 
 
 CSS = """
@@ -840,6 +847,7 @@ figcaption,.note{color:var(--soft);font-size:13px;margin:4px 0 0}
 th{text-align:left;font-weight:600;border-bottom:1.5px solid #8c959f;padding:5px 10px 5px 0;vertical-align:bottom}
 td{border-bottom:1px solid var(--line);padding:5px 10px 5px 0;vertical-align:top}
 th.n,td.n{text-align:right;font-variant-numeric:tabular-nums;padding-right:14px}
+tbody td:first-child{white-space:nowrap}
 .facts td:first-child{color:var(--soft);width:220px}
 ul{padding-left:20px;margin:6px 0} li{margin:3px 0;overflow-wrap:anywhere} li.warning{color:#9a3412;font-weight:600}
 footer{color:var(--soft);font-size:12.5px;padding:26px 28px 40px}

@@ -186,7 +186,8 @@ def export(path: Path, log: Log, index: FrameIndex, contract: Contract, windows:
             arrays = _arrays(log, index, contract, windows)
             n = len(arrays["time_ms"])
             if path.suffix == ".npz":
-                np.savez(new, **arrays, labels=np.array(labels), unit=np.array(log.signal.unit))
+                arrays |= {"labels": np.array(labels), "unit": np.array(log.signal.unit)}
+                np.savez(new, allow_pickle=False, **arrays)
             else:
                 with h5py.File(new, "w") as file:
                     for name, array in arrays.items():

@@ -111,7 +111,8 @@ def test_the_report_is_made_again_by_the_command(finished, capsys):
 def test_an_interrupted_run_says_first_who_ended_it_and_all_text_is_escaped(tmp_path):
     run_dir = tmp_path / "run"
     why = "nest: interrupted by <b>Ctrl-C</b> & co in window 1."
-    make_run(run_dir, Recipe(ended={"tvb": "failed", "nest": "interrupted"}, errors={"nest": why, "tvb": "x"}, windows=2,
+    ended = {"tvb": "failed", "nest": "interrupted"}
+    make_run(run_dir, Recipe(ended=ended, errors={"nest": why, "tvb": "x"}, windows=2,
                              regions=("L_a", "<i>L_b</i>", "R_a", "R_b"), coupled=("<i>L_b</i>", "R_b"),
                              title="<script>alert(1)</script>"))  # fmt: skip
     text = report.write_report(run_dir).read_text()
