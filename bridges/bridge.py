@@ -145,8 +145,9 @@ class Inlet:
             payload = self._transformed(payload, k)
             done = perf_counter()
             spent.transform += done - received
-            if isinstance(payload, Spikes):  # spikes begin here
-                counts["spikes_sent"] = counts["spikes_received"] = len(payload)
+            if isinstance(payload, Spikes):  # spikes begin here; a bridge counts them when it sends them on
+                if self.session.peer == self.channel.consumer:
+                    counts["spikes_sent"] = counts["spikes_received"] = len(payload)
             else:  # and end here: as many as went into the rates
                 counts["spikes_delivered"] = self._transform.counted - counted
             if self._logs:

@@ -157,6 +157,7 @@ def programs(run_dir: Path, contract: Contract | None) -> dict[str, dict[str, An
 
 def counters(run_dir: Path, contract: Contract) -> dict[str, dict[str, Any]]:
     """Frames and spikes of each channel, as its producer sent, its consumer received and its simulator was given them.
+    Spikes that a transformer makes are sent there; those that it turns into rates are received and delivered there.
 
     "balanced" is true when nothing was lost or doubled on any leg of the way: all frames, and all spikes on those legs
     that carry spikes (before the transformer, after it, or both).
@@ -167,22 +168,26 @@ def counters(run_dir: Path, contract: Contract) -> dict[str, dict[str, Any]]:
         sent = told.get(channel.producer, {}).get(channel.name, {})
         taken = told.get(channel.consumer, {}).get(channel.name, {})
         carried = told["bridge"].get(channel.name, {}) if "bridge" in told else None
-        what = {f"{thing}_sent": sent.get(f"{thing}_sent") for thing in ("frames", "spikes")}
-        what |= {f"{thing}_{leg}": taken.get(f"{thing}_{leg}") for leg in ("received", "delivered")
-                 for thing in ("frames", "spikes")}  # fmt: skip
-        first = taken if carried is None else carried
+        first = taken if carried is None else carried  # who has the raw frames, and transforms them
+        from_spikes, to_spikes = (signal.kind == "spikes" for signal in (channel.raw, channel.out))
+        what = {
+            "frames_sent": sent.get("frames_sent"),
+            "spikes_sent": (first if to_spikes and not from_spikes else sent).get("spikes_sent"),
+            "frames_received": taken.get("frames_received"),
+            "spikes_received": (first if from_spikes and not to_spikes else taken).get("spikes_received"),
+            "frames_delivered": taken.get("frames_delivered"),
+            "spikes_delivered": (first if from_spikes and not to_spikes else taken).get("spikes_delivered"),
+        }
         legs = [("frames", sent, "sent", first, "received"), ("frames", taken, "received", taken, "delivered")]
         if carried is not None:
             legs.append(("frames", carried, "sent", taken, "received"))
-        if channel.raw.kind == "spikes":
+        if from_spikes:
             legs.append(("spikes", sent, "sent", first, "received"))
-            # the spikes that a rate was made of, where the consumer counts them
-            if carried is None and taken.get("spikes_delivered"):
-                legs.append(("spikes", taken, "received", taken, "delivered"))
-        if channel.out.kind == "spikes":
+            if first.get("spikes_delivered") is not None:  # the spikes that a rate was made of
+                legs.append(("spikes", first, "received", first, "delivered"))
+        if to_spikes:
+            legs.append(("spikes", first, "sent", taken, "received"))
             legs.append(("spikes", taken, "received", taken, "delivered"))
-            if carried is not None:
-                legs.append(("spikes", carried, "sent", taken, "received"))
         what["balanced"] = all(
             before.get(f"{thing}_{start}") is not None and before.get(f"{thing}_{start}") == after.get(f"{thing}_{end}")
             for thing, before, start, after, end in legs

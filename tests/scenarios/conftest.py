@@ -5,8 +5,9 @@ from __future__ import annotations
 import importlib.util
 import sys
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -31,3 +32,17 @@ def nothing_is_left() -> Iterator[None]:
     running.kill_everything_started()
     assert not alive, f"still running after the test: {alive}"
     assert not segments, f"left in /dev/shm: {segments}"
+
+
+@pytest.fixture(scope="session")
+def run_once(tmp_path_factory: pytest.TempPathFactory) -> Callable[..., Path]:
+    """``run_once(experiment, values)``: the directory of that run, made at the first call and only looked at later."""
+    made: dict[str, Path] = {}
+
+    def run_once(experiment: str | Path, values: dict[str, Any]) -> Path:
+        key = repr((str(experiment), sorted(values.items())))
+        if key not in made:
+            made[key] = running.run(experiment, tmp_path_factory.mktemp("run") / "run", values)
+        return made[key]
+
+    return run_once

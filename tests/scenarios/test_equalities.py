@@ -1,0 +1,163 @@
+"""The main correctness tests of the project: whatever carries the frames, and however time is cut, no bit changes.
+
+TVB's WilsonCowan on 68 regions and NEST, both ways, for the 51.1 ms of `SMALL`; every log and the results are compared.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+from running import content, contract_of, differing, provenance
+
+# 511 steps: the last window is a shorter one for each window length here but one step. NEST's slice is held fixed,
+# since NEST draws its random numbers slice by slice.
+SMALL = {
+    "duration": 51.1,
+    "spikenet.params.n_excitatory": 40,
+    "spikenet.params.n_inhibitory": 40,
+    "spikenet.min_delay": 0.1,
+}
+MODEL = "interfaces.tvb_to_spikenet.0.model"
+COUPLING_MODE = "interfaces.tvb_to_spikenet.0.coupling_mode"
+WINDOW = "exchange.synchronization_time"
+CURRENT = {  # one unit of the coupled variable is 200 pA
+    MODEL: "CURRENT",
+    "interfaces.tvb_to_spikenet.0.transformer_params": {"scale_factor": 200.0},
+    "interfaces.tvb_to_spikenet.0.proxy_params": {"weight": 1.0, "delay": 0.2},
+}
+OTHER_WAYS = {
+    "everything in one process": {"exchange.transport": "memory"},
+    "files": {"exchange.transport": "file"},
+    "taking turns": {"exchange.mode": "serial"},
+    "a bridge of its own": {"exchange.bridge": "own"},
+    "a bridge of its own, taking turns": {"exchange.bridge": "own", "exchange.mode": "serial"},
+    "rings of one frame": {"exchange.depth": 1},
+    "once more": {"exchange.depth": 8},  # the default, said aloud: the same run again
+}
+
+
+@pytest.mark.parametrize("model", ["RATE", "SPIKES"])
+@pytest.mark.parametrize("way", OTHER_WAYS)
+def test_a_run_is_the_same_bit_for_bit_with(way: str, model: str, run_once: Callable[..., Path]) -> None:
+    base = run_once("wilson_cowan", {**SMALL, MODEL: model})
+    other = run_once("wilson_cowan", {**SMALL, MODEL: model, **OTHER_WAYS[way]})
+    assert contract_of(base).run_id != contract_of(other).run_id
+    assert differing(base, other) == []
+    assert provenance(other)["balanced"] and provenance(other)["complete"]
+    assert provenance(other)["channels"] == provenance(base)["channels"]  # every spike counted once, wherever
+
+
+@pytest.mark.parametrize("model", ["RATE", "SPIKES"])
+def test_another_seed_changes_everything_that_crosses(model: str, run_once: Callable[..., Path]) -> None:
+    base = run_once("wilson_cowan", {**SMALL, MODEL: model})
+    other = run_once("wilson_cowan", {**SMALL, MODEL: model, "seed": 2})
+    changed = set(differing(base, other))
+    assert {*content(base)} <= changed
+    assert {"tvb.h5:monitors/TemporalAverage/data", "spikes.h5:spikes/E@r_precuneus/timestamps"} <= changed
+
+
+def test_what_is_compared_is_not_empty(run_once: Callable[..., Path]) -> None:
+    """Equal hashes of nothing would prove nothing."""
+    for model in ("RATE", "SPIKES"):
+        for name, arrays in content(run_once("wilson_cowan", {**SMALL, MODEL: model})).items():
+            assert all(len(array) > 50 for array in arrays), name
+            assert all(len(np.unique(array)) > 20 for array in arrays), name
+    rates = content(run_once("wilson_cowan", {**SMALL, MODEL: "RATE"}))
+    spikes = content(run_once("wilson_cowan", {**SMALL, MODEL: "SPIKES"}))
+    assert len(rates["tvb_to_spikenet.0.transformed"]) == 1 and len(spikes["tvb_to_spikenet.0.transformed"]) == 2
+
+
+def test_currents_are_the_same_through_rings_and_in_one_process_taking_turns(run_once: Callable[..., Path]) -> None:
+    a = run_once("wilson_cowan", {**SMALL, **CURRENT})
+    b = run_once("wilson_cowan", {**SMALL, **CURRENT, "exchange.transport": "memory", "exchange.mode": "serial"})
+    assert np.ptp(content(a)["tvb_to_spikenet.0.transformed"][0]) > 1.0  # pA: it does vary
+    assert contract_of(a).channels[0].out.unit == "pA"
+    assert differing(a, b) == []
+
+
+@pytest.mark.parametrize("model", ["RATE", "SPIKES"])
+def test_the_length_of_the_window_changes_no_bit(model: str, run_once: Callable[..., Path]) -> None:
+    values = {**SMALL, MODEL: model}
+    base = run_once("wilson_cowan", values)  # windows of 2 ms
+    found = {}
+    for window in (0.1, 0.3, "min_delay"):
+        other = run_once("wilson_cowan", {**values, WINDOW: window})
+        found[window] = contract_of(other).grid.window_steps
+        assert differing(base, other) == [], f"window {window}"
+    longest = contract_of(base).tvb["min_delay_ms"]
+    assert found == {0.1: 1, 0.3: 3, "min_delay": round(longest / 0.1)}
+    assert found["min_delay"] > 20 and contract_of(base).grid.n_steps % found["min_delay"]
+
+
+def _shifted(run_dir: Path, channel: str) -> np.ndarray:
+    """What TVB's regions did from step 0 on: a frame for proxies in the network holds the states of one window before."""
+    return content(run_dir)[f"{channel}.raw"][0][contract_of(run_dir).grid.window_steps :]
+
+
+def test_a_proxy_of_a_region_tells_the_state_of_one_window_before(run_once: Callable[..., Path]) -> None:
+    """One way, so that TVB does the same in each run; the states of a region from t = 0 on, whatever the window."""
+    values: dict[str, Any] = {**SMALL, COUPLING_MODE: "spikeNet", "interfaces.spikenet_to_tvb": []}
+    short, long = (run_once("wilson_cowan", {**values, WINDOW: window}) for window in (0.3, 2.0))
+    for run_dir, steps in ((short, 3), (long, 20)):
+        before = content(run_dir)["tvb_to_spikenet.0.raw"][0][:steps]
+        assert (before == before[0]).all()  # before t = 0: the initial state of the experiment, E = 0.15 everywhere
+        assert before[0] == pytest.approx(0.15)
+    a, b = _shifted(short, "tvb_to_spikenet.0"), _shifted(long, "tvb_to_spikenet.0")
+    assert len(a) == 508 and len(b) == 491
+    assert (a[:491] == b).all()
+    assert np.ptp(b, axis=0).min() > 0
+
+
+def test_proxies_in_the_network_are_the_same_through_rings_and_files_and_taking_turns(
+    run_once: Callable[..., Path],
+) -> None:
+    values = {**SMALL, COUPLING_MODE: "spikeNet", MODEL: "SPIKES", WINDOW: 2.0}
+    base = run_once("wilson_cowan", values)
+    assert len(contract_of(base).channels[0].raw.labels) > 20  # TVB regions with a weight to one of the two
+    for way in ({"exchange.transport": "file"}, {"exchange.transport": "memory", "exchange.mode": "serial"}):
+        assert differing(base, run_once("wilson_cowan", {**values, **way})) == [], way
+
+
+def test_proxies_in_the_network_make_the_connections_of_the_connectome(run_once: Callable[..., Path]) -> None:
+    """Weights a · W and delays tau - w, worked out from the files of the connectome."""
+    from tvb.datatypes.connectivity import Connectivity
+
+    contract = contract_of(run_once("wilson_cowan", {**SMALL, COUPLING_MODE: "spikeNet", MODEL: "SPIKES", WINDOW: 2.0}))
+    file = Connectivity.from_file("connectivity_68.zip")
+    labels = [str(label) for label in file.region_labels]
+    channel = contract.channels[0]
+    assert channel.coupling_mode == "spikeNet"
+    assert not [label for label in channel.out.labels if label.split("@")[1] in channel.regions]  # exclusive nodes
+    edges = {(channel.out.labels[edge.group].split("@")[1], edge.region): edge for edge in channel.edges}
+    expected = {
+        (labels[source], region)
+        for region in channel.regions
+        for source in np.nonzero(file.weights[labels.index(region)])[0]
+        if labels[source] not in channel.regions
+    }
+    assert set(edges) == expected and len(channel.edges) == len(expected)
+    for (source, region), edge in edges.items():
+        target, origin = labels.index(region), labels.index(source)
+        delay_steps = np.rint(file.tract_lengths[target, origin] / 4.0 / 0.1)  # 4 mm/ms, steps of 0.1 ms
+        assert edge.delay_ms == pytest.approx(delay_steps * 0.1 - 2.0, abs=1e-9)
+        weight = 0.45 * 1.5 * file.weights[target, origin] / file.weights.max()  # nS, a, W
+        assert edge.weight == pytest.approx(weight, rel=1e-12)
+        assert edge.population == "E"
+
+
+ONE_WAY = {"TVB to the network": "interfaces.spikenet_to_tvb", "the network to TVB": "interfaces.tvb_to_spikenet"}
+
+
+@pytest.mark.parametrize("direction", ONE_WAY)
+def test_one_direction_alone_runs_and_is_the_same_in_one_process_from(
+    direction: str, run_once: Callable[..., Path]
+) -> None:
+    values = {**SMALL, ONE_WAY[direction]: []}
+    base = run_once("wilson_cowan", values)
+    assert len(contract_of(base).channels) == 1
+    assert provenance(base)["balanced"]
+    assert differing(base, run_once("wilson_cowan", {**values, "exchange.transport": "memory"})) == []
