@@ -20,7 +20,7 @@ import subprocess
 import sys
 import tempfile
 import threading
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from queue import SimpleQueue
 from time import perf_counter
@@ -42,7 +42,8 @@ WARM_UP = 20  # windows, not counted
 DEPTH = 8
 PATIENCE_S = 60
 
-Say, Hear = Callable[[Any], None], Callable[[], Any]
+Say = Callable[[Any], None]
+Hear = Callable[[], Any]
 
 
 class Job(NamedTuple):
@@ -235,7 +236,7 @@ class ZeroMQ(_Bytes):
 
 def measure(job: Job, side: str, say: Say, hear: Hear, check: Callable[[float], None]) -> list[float]:
     """Run one side of `job`, in step with the other; seconds per window."""
-    kind = {"bare": Bare, "zeromq": ZeroMQ}.get(job.way, Toolkit)
+    kind: type[Any] = {"bare": Bare, "zeromq": ZeroMQ}.get(job.way, Toolkit)
     with _on_core(job.placement, side):
         end = kind(job, side, check)
         try:
@@ -263,7 +264,7 @@ def measure(job: Job, side: str, say: Say, hear: Hear, check: Callable[[float], 
 
 
 @contextlib.contextmanager
-def _on_core(placement: str, side: str):
+def _on_core(placement: str, side: str) -> Iterator[None]:
     """This thread on the core that the placement wants for this side."""
     before = os.sched_getaffinity(0)
     cores = sorted(before)
