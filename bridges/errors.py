@@ -1,10 +1,28 @@
 """Every error a user can meet. Its text says what happened, with which values, and what to do next."""
 
+from __future__ import annotations
+
+import contextlib
+from collections.abc import Iterator
+
+
+@contextlib.contextmanager
+def noting(where: str) -> Iterator[None]:
+    """Errors of a user's own code keep their traceback and say below it, and to the others, where they arose."""
+    try:
+        yield
+    except LockstepError:
+        raise
+    except Exception as error:
+        error.add_note(f"in {where}")
+        raise
+
 
 class LockstepError(Exception):
     """Base of all errors that end a program with a message instead of a traceback."""
 
     exit_code = 1
+    told = False  # whether the person at this terminal has read it already
 
 
 class ExperimentError(LockstepError):

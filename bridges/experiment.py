@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import difflib
 import importlib.util
+import math
 import sys
 from collections.abc import Callable
 from pathlib import Path
@@ -62,7 +63,7 @@ class SpikenetSection(Section):
     params: dict[str, Any] = {}
     resolution: float = Field(0.1, gt=0)  # ms
     min_delay: float | None = Field(None, gt=0)  # ms; NEST's communication slice
-    threads: int = Field(1, ge=1)
+    threads: int = Field(1, ge=1, le=1024)
 
 
 class Row(Section):
@@ -106,7 +107,7 @@ class Exchange(Section):
     bridge: Literal["receiver", "own"] = "receiver"
     record: bool = True
     hold_s: float = Field(0.0, ge=0)
-    depth: int = Field(8, ge=1)  # frames in flight per channel
+    depth: int = Field(8, ge=1, le=1024)  # frames in flight per channel
     keep: int = Field(-1, ge=-1)  # file transport: frame files kept behind the reader; -1 keeps all
 
 
@@ -132,6 +133,10 @@ class Experiment(Section):
 
     @model_validator(mode="after")
     def _consistent(self) -> Experiment:
+        for key, value in self.flat().items():  # in the free tables, too: as JSON it could not be compared or kept
+            for each in value if isinstance(value, list) else [value]:
+                if isinstance(each, float) and not math.isfinite(each):
+                    raise ValueError(f"{key} = {value}: must be a finite number")
         names = [program.name for program in self.spikenet]
         for reserved in ("tvb", "bridge"):
             if reserved in names:
@@ -162,7 +167,7 @@ class Experiment(Section):
 
     def flat(self) -> dict[str, Any]:
         """Every key with its value, as `tvb.dt`, `interfaces.tvb_to_spikenet.0.model`."""
-        return flatten(self.model_dump(mode="json"))
+        return flatten(self.model_dump())
 
 
 def flatten(value: Any, prefix: str = "") -> dict[str, Any]:

@@ -13,6 +13,7 @@ from fractions import Fraction
 from .errors import ExperimentError
 
 NS_PER_MS = 1_000_000
+MAX_STEPS = 10**9  # of TVB in a run; 28 hours of biological time at 0.1 ms
 
 
 def to_ns(value_ms: float, what: str) -> int:
@@ -45,7 +46,7 @@ class Grid:
     def of(cls, dt_ms: float, resolutions_ms: dict[str, float], duration_ms: float, window_steps: int = 1) -> Grid:
         """The grid for TVB's `dt_ms` and the spiking programs' resolutions, by program name.
 
-        Raises ExperimentError when dt is not a multiple of a resolution, or the duration not of dt.
+        Raises ExperimentError when dt is not a multiple of a resolution, or the duration not of dt or without end.
         """
         dt_ns = to_ns(dt_ms, "tvb.dt")
         tick_ns = dt_ns
@@ -63,7 +64,13 @@ class Grid:
                 f"duration = {duration_ms} ms is not a multiple of TVB's dt = {dt_ms} ms. The nearest that is: "
                 f"{round(duration_ns / dt_ns) * dt_ns / NS_PER_MS:g}."
             )
-        return cls(tick_ns, dt_ns // tick_ns, window_steps, duration_ns // dt_ns)
+        n_steps = duration_ns // dt_ns
+        if n_steps > MAX_STEPS:
+            raise ExperimentError(
+                f"duration = {duration_ms:g} ms is {n_steps:.3g} steps of TVB's dt = {dt_ms} ms, and a run has at most "
+                f"{MAX_STEPS:g}: choose a duration up to {MAX_STEPS * dt_ms:g} ms."
+            )
+        return cls(tick_ns, dt_ns // tick_ns, window_steps, n_steps)
 
     @property
     def tick_ms(self) -> float:

@@ -8,6 +8,7 @@ last finishes the run (results, report).
 from __future__ import annotations
 
 import contextlib
+import errno
 import fcntl
 import json
 import os
@@ -36,10 +37,11 @@ from .transports.base import Place
 
 MEETING_POLL_S = 0.02
 RESULTS = ("tvb.h5", "spikes.h5", "exchange.h5", "timing.json", "provenance.json", "report.html", "contract.json",
-           "experiment.json", "finished_by")  # fmt: skip
-FOLDERS = ("record", "timing", "exchange", "log")
-PACKAGES = ("tvb-lockstep", "tvb-library", "tvb-data", "nest-simulator", "ANNarchy", "neuron", "netpyne", "numpy", "scipy",
-            "h5py", "posix_ipc", "elephant")  # fmt: skip
+           "experiment.json", "initial_history.npy", "finished_by")  # fmt: skip
+FOLDERS = ("record", "timing", "exchange")
+FULL_OR_READ_ONLY = (errno.ENOSPC, errno.EDQUOT, errno.EROFS, errno.EFBIG, errno.EIO)
+PACKAGES = ("tvb-lockstep", "tvb-library", "tvb-data", "nest-simulator", "ANNarchy", "neuron", "netpyne", "numpy",
+            "scipy", "h5py", "posix_ipc", "elephant")  # fmt: skip
 
 
 def installed_versions() -> dict[str, str]:
@@ -61,12 +63,12 @@ class Stop:
 
     @contextlib.contextmanager
     def on_signals(self) -> Iterator[Stop]:
-        """Ctrl-C and SIGTERM are noted, and looked at between windows and while waiting; a second one interrupts hard."""
+        """Ctrl-C and SIGTERM are noted, and looked at between windows and in waiting; a second one interrupts hard."""
 
         def note(number: int, _frame: object) -> None:
             if self.reason:
                 raise KeyboardInterrupt
-            self.reason = {signal.SIGINT: "Ctrl-C"}.get(number, signal.Signals(number).name)
+            self.reason = "Ctrl-C" if number == signal.SIGINT else signal.Signals(number).name
 
         if threading.current_thread() is not threading.main_thread():
             yield self
@@ -120,16 +122,17 @@ class Session:
             with self._run_lock():
                 self._lock_fd = hold_place(self.run_dir, self.peer)
                 if self._lock_fd is None:
-                    raise self._taken()
+                    raise taken(self.run_dir, self.peer)
                 try:
                     self._join_or_create(overwrite)
                 except BaseException:
                     os.close(self._lock_fd)
                     raise
         except OSError as error:
-            raise self._unusable(error) from None
+            raise unusable(self.run_dir, error) from None
 
     def _prepare_directory(self) -> None:
+        refuse_foreign(self.run_dir)
         fresh = not self.run_dir.exists()
         (self.run_dir / "peers").mkdir(parents=True, exist_ok=True, mode=0o700)
         status = self.run_dir.stat()
@@ -151,34 +154,23 @@ class Session:
             os.close(fd)
 
     def _join_or_create(self, overwrite: bool) -> None:
-        run_file = self.run_dir / "run.json"
-        run = json.loads(run_file.read_text()) if run_file.exists() else None
+        run = read_run(self.run_dir)
         others = [name for name in pages(self.run_dir) if name != self.peer and alive(self.run_dir, name)]
         if run is not None and others:
             earlier = read_page(self.run_dir, self.peer)
             if earlier is not None and earlier["run_id"] == run["run_id"]:
                 raise RunDirectoryError(
-                    f"{self.run_dir}: the run of {', '.join(others)} already had its {self.peer} (pid {earlier['pid']}), "
-                    f"which has ended. Wait until {', '.join(others)} has ended too, or choose another --run-dir."
+                    f"{self.run_dir}: the run of {', '.join(others)} already had its {self.peer} (pid "
+                    f"{earlier['pid']}), which has ended. Wait until {', '.join(others)} has ended too, or choose "
+                    f"another --run-dir."
                 )
         else:
-            if run is not None and (self.run_dir / "contract.json").exists() and not overwrite:
-                raise RunDirectoryError(
-                    f"{self.run_dir} holds a run of {run['created']} (experiment {run['experiment']}). Choose another "
-                    f"--run-dir, or add --overwrite to both commands to replace it."
-                )
-            if run is None:
-                strangers = [path.name for path in self.run_dir.iterdir() if path.name not in ("peers", "run.lock", "log")]
-                if strangers:
-                    raise RunDirectoryError(
-                        f"{self.run_dir} is not empty and not a run directory (it holds {', '.join(strangers[:5])}). "
-                        f"Choose another --run-dir."
-                    )
-            else:
+            if run is not None:
+                refuse_earlier(self.run_dir, run, overwrite)
                 self._clear(run)
             run = {"run_id": uuid.uuid4().hex, "created": time.strftime("%Y-%m-%d %H:%M:%S"),
                    "experiment": self.experiment.name, "wire_version": WIRE_VERSION}  # fmt: skip
-            write_json(run_file, run)
+            write_json(self.run_dir / "run.json", run)
         self.run_id = bytes.fromhex(run["run_id"])
         self.page = Page(
             self.run_dir, self.peer, run["run_id"],
@@ -191,25 +183,11 @@ class Session:
 
         remove_leftovers(self.run_dir, bytes.fromhex(run["run_id"]))
         for folder in FOLDERS:
-            if folder != "log":
-                shutil.rmtree(self.run_dir / folder, ignore_errors=True)
+            shutil.rmtree(self.run_dir / folder, ignore_errors=True)
         for path in (self.run_dir / "peers").glob("*.json"):
             path.unlink()
         for name in RESULTS:
             (self.run_dir / name).unlink(missing_ok=True)
-
-    def _taken(self) -> RunDirectoryError:
-        page = read_page(self.run_dir, self.peer) or {"pid": "?", "host": "?"}
-        return RunDirectoryError(
-            f"{self.run_dir} is in use: its {self.peer} is alive as pid {page['pid']} on {page['host']}. "
-            f"Choose another --run-dir, or end that program first."
-        )
-
-    def _unusable(self, error: OSError) -> RunDirectoryError:
-        return RunDirectoryError(
-            f"The run directory {self.run_dir} cannot be used: {error.strerror} ({error.filename or error.errno}). "
-            f"Choose another with --run-dir, or free space and check its permissions."
-        )
 
     @property
     def place(self) -> Place:
@@ -243,11 +221,12 @@ class Session:
             here = read_page(self.run_dir, name)
             if not told and waited > 0.5 and here is None:
                 told = True
-                self.tell(f"{self.peer}: waiting for {name} in {self.run_dir}. To start it, paste into another terminal:\n"
-                          f"    {self._command(name)}")  # fmt: skip
+                self.tell(f"{self.peer}: waiting for {name} in {self.run_dir}. To start it, paste into another "
+                          f"terminal:\n    {self._command(name)}")  # fmt: skip
             self.page.update("waiting", self.window, name)
             self.progress(name)
             if here is None or here["run_id"] != self.run_id.hex():
+                self._refuse_strangers()
                 self.check_stop()
             else:
                 check(waited)
@@ -255,22 +234,35 @@ class Session:
 
     def meet(self) -> None:
         """Hello: exchange experiments and wire versions with everybody; refuse on both sides when they differ."""
-        mine = {"toolkit": __version__, "wire_versions": [WIRE_VERSION], "experiment": self.experiment.flat()}
-        self.publish("hello", mine)
+        self._hello = self.publish(
+            "hello", {"toolkit": __version__, "wire_versions": [WIRE_VERSION], "experiment": self.experiment.flat()}
+        )
         for name in self.others:
-            theirs = self.await_page(name, "hello")
-            if not set(mine["wire_versions"]) & set(theirs["wire_versions"]):
-                raise ContractError(
-                    f"{self.peer} and {name} have no wire version in common: {self.peer} (tvb-lockstep {__version__}) "
-                    f"speaks {mine['wire_versions']}, {name} (tvb-lockstep {theirs['toolkit']}) speaks "
-                    f"{theirs['wire_versions']}. Install the same tvb-lockstep on one of the two sides."
-                )
-            if mine["experiment"] != theirs["experiment"]:
-                raise ContractError(
-                    f"{self.peer} and {name} were started with different experiments:\n"
-                    + two_columns(mine["experiment"], theirs["experiment"], self.peer, name)
-                    + "\nStart both with the same experiment and the same --set."
-                )
+            self._compare(name, self.await_page(name, "hello"))
+
+    def _compare(self, name: str, theirs: dict[str, Any]) -> None:
+        mine = self._hello
+        if not set(mine["wire_versions"]) & set(theirs["wire_versions"]):
+            raise ContractError(
+                f"{self.peer} and {name} have no wire version in common: {self.peer} (tvb-lockstep {__version__}) "
+                f"speaks {mine['wire_versions']}, {name} (tvb-lockstep {theirs['toolkit']}) speaks "
+                f"{theirs['wire_versions']}. Install the same tvb-lockstep on one of the two sides."
+            )
+        if mine["experiment"] != theirs["experiment"]:
+            raise ContractError(
+                f"{self.peer} and {name} were started with different experiments:\n"
+                + two_columns(mine["experiment"], theirs["experiment"], self.peer, name)
+                + "\nStart both with the same experiment and the same --set."
+            )
+
+    def _refuse_strangers(self) -> None:
+        """A program that our experiment does not know has another experiment: waiting for ours would last for ever."""
+        for path in (self.run_dir / "peers").glob("*.hello.json"):
+            name = path.name.removesuffix(".hello.json")
+            if name not in self.experiment.peers:
+                theirs = json.loads(path.read_text())
+                if theirs["run_id"] == self.run_id.hex():
+                    self._compare(name, theirs)
 
     def start(self, contract: Contract, attach: Iterable[Callable[[], None]], **details: Any) -> None:
         """All programs have the same contract and all channels open; returns when everybody may begin.
@@ -285,7 +277,8 @@ class Session:
             if theirs["digest"] != digest:
                 raise ContractError(
                     f"{self.peer} and {name} derived different contracts ({digest[:12]} and {theirs['digest'][:12]}) "
-                    f"from the same experiment: their toolkit versions differ. Install the same tvb-lockstep on both sides."
+                    f"from the same experiment: their toolkit versions differ. Install the same tvb-lockstep on both "
+                    f"sides."
                 )
         for each in attach:
             each()
@@ -298,9 +291,9 @@ class Session:
     def check_stop(self) -> None:
         """Raise Interrupted when this program was asked to end, or another thread of it failed."""
         if self.broken:
-            raise LockstepError(f"{self.peer}: given up in window {self.window}, since another part of it failed.")
+            raise LockstepError(f"given up {during(self.window)}, since another part of this program failed.")
         if self.stop:
-            raise Interrupted(f"{self.peer}: interrupted by {self.stop.reason} in window {self.window}.")
+            raise Interrupted(f"interrupted by {self.stop.reason} {during(self.window)}.")
 
     def check(self, name: str) -> Callable[[float], None]:
         """The function that a transport calls while it waits for program `name`.
@@ -328,8 +321,7 @@ class Session:
     def _obituary(self, name: str) -> str:
         page, summary = read_page(self.run_dir, name), read_summary(self.run_dir, name)
         assert page is not None
-        window = page["now"]["window"]
-        when = f"in window {window}" if window >= 0 else "before the first window"
+        when = during(page["now"]["window"])
         who = f"{name} (pid {page['pid']} on {page['host']})"
         if summary is None:
             return f"{who} died {when}, without a word (killed, out of memory or crashed). Its terminal may say more."
@@ -356,9 +348,17 @@ class Session:
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, _traceback: TracebackType | None
     ) -> None:
-        state = "finished" if kind is None else "failed"
+        state = "finished" if error is None else "failed"
         if isinstance(error, Interrupted | KeyboardInterrupt):
             state = "interrupted"
+        explained = error
+        if isinstance(error, OSError) and error.errno in FULL_OR_READ_ONLY:
+            explained = unusable(self.run_dir, error)
+        if isinstance(explained, LockstepError):
+            self.tell(f"{self.peer}: {explained}")  # now: closing, results and report take their time
+            explained.told = True
+        elif error is not None and not isinstance(error, KeyboardInterrupt):
+            self.tell(f"{self.peer}: an error that lockstep did not expect; its traceback follows.")
         for closer in reversed(self._closers):
             try:
                 closer()
@@ -366,8 +366,7 @@ class Session:
                 self.tell(f"{self.peer}: while closing: {second}")
         usage = resource.getrusage(resource.RUSAGE_SELF)
         summary = {
-            "peer": self.peer, "state": state,
-            "error": None if error is None else (str(error) or type(error).__name__),
+            "peer": self.peer, "state": state, "error": None if explained is None else one_line(explained),
             "windows": self.window + 1 if state == "finished" else max(self.window, 0),
             "started": self._started, "ended": time.time(), "wall_s": time.time() - self._started,
             "cpu_s": usage.ru_utime + usage.ru_stime, "peak_memory_mib": usage.ru_maxrss / 1024,
@@ -382,14 +381,16 @@ class Session:
                     for name in pages(self.run_dir)
                     if name != self.peer
                 )
+                if ended:  # a ring whose consumer died before it attached
+                    remove_leftovers(self.run_dir, self.run_id)
                 mark = self.run_dir / "finished_by"
                 self.last = ended and not mark.exists() and (self.run_dir / "contract.json").exists()
                 if self.last:
                     mark.write_text(self.peer)
         except OSError as trouble:
-            self.tell(f"{self.peer}: {self._unusable(trouble)}")
-        if error is not None and not isinstance(error, LockstepError | KeyboardInterrupt):
-            self.tell(f"{self.peer}: an error that lockstep did not expect; its traceback follows.")
+            self.tell(f"{self.peer}: {unusable(self.run_dir, trouble)}")
+        if explained is not error and explained is not None:
+            raise explained from None
 
     def release(self) -> None:
         """Give the place free. Called when everything, the finishing of the run included, is done."""
@@ -403,9 +404,90 @@ def write_json(path: Path, content: dict[str, Any]) -> None:
     """Write at once: a reader sees all of it or nothing."""
     temporary = path.with_name(f"{path.name}.{os.getpid()}.{threading.get_ident()}.tmp")
     fd = os.open(temporary, os.O_WRONLY | os.O_CREAT | os.O_TRUNC, 0o600)
-    with os.fdopen(fd, "w") as file:
-        json.dump(content, file, indent=1)
-    os.rename(temporary, path)
+    try:
+        with os.fdopen(fd, "w") as file:
+            json.dump(content, file, indent=1)
+        os.rename(temporary, path)
+    except BaseException:
+        temporary.unlink(missing_ok=True)
+        raise
+
+
+def read_run(run_dir: Path) -> dict[str, Any] | None:
+    """``run.json`` of a run directory; None when there is none yet. Raises RunDirectoryError for somebody else's."""
+    try:
+        run = json.loads((run_dir / "run.json").read_text())
+        if len(bytes.fromhex(run["run_id"])) == 16 and {"created", "experiment"} <= run.keys():
+            return run
+    except FileNotFoundError:
+        return None
+    except (ValueError, KeyError, TypeError, AttributeError):
+        pass
+    raise RunDirectoryError(
+        f"{run_dir} is not a run directory: its run.json is not lockstep's. Choose another --run-dir."
+    )
+
+
+def refuse_foreign(run_dir: Path) -> None:
+    """Raise RunDirectoryError when `run_dir` holds files that are not of a run. Touches nothing."""
+    if read_run(run_dir) is None and run_dir.exists():
+        strangers = sorted(name for name in os.listdir(run_dir) if name not in ("peers", "run.lock", "log"))
+        if strangers:
+            raise RunDirectoryError(
+                f"{run_dir} is not empty and not a run directory (it holds {', '.join(strangers[:5])}). "
+                f"Choose another --run-dir."
+            )
+
+
+def refuse_earlier(run_dir: Path, run: dict[str, Any], overwrite: bool) -> None:
+    """Raise RunDirectoryError when `run` got as far as a contract, and may not be replaced. Touches nothing."""
+    if (run_dir / "contract.json").exists() and not overwrite:
+        raise RunDirectoryError(
+            f"{run_dir} holds a run of {run['created']} (experiment {run['experiment']}). Choose another --run-dir, or "
+            f"add --overwrite to the commands of all its programs to replace it."
+        )
+
+
+def check_new_run(run_dir: Path, overwrite: bool) -> None:
+    """Raise RunDirectoryError unless a new run may begin in `run_dir`. Touches nothing; for who starts all programs."""
+    try:
+        refuse_foreign(run_dir)
+        for name in pages(run_dir):
+            if alive(run_dir, name):
+                raise taken(run_dir, name)
+        run = read_run(run_dir)
+        if run is not None:
+            refuse_earlier(run_dir, run, overwrite)
+    except OSError as error:
+        raise unusable(run_dir, error) from None
+
+
+def taken(run_dir: Path, name: str) -> RunDirectoryError:
+    page = read_page(run_dir, name) or {"pid": "?", "host": "?"}
+    return RunDirectoryError(
+        f"{run_dir} is in use: its {name} is alive as pid {page['pid']} on {page['host']}. "
+        f"Choose another --run-dir, or end that program first."
+    )
+
+
+def unusable(run_dir: Path, error: OSError) -> RunDirectoryError:
+    what = f"{error.strerror} ({error.filename})" if error.filename else str(error.strerror or error)
+    return RunDirectoryError(
+        f"The run directory {run_dir} cannot be used: {what}. Choose another with --run-dir, or free space and check "
+        f"its permissions."
+    )
+
+
+def during(window: int) -> str:
+    return f"in window {window}" if window >= 0 else "before the first window"
+
+
+def one_line(error: BaseException) -> str:
+    """What the others are told: the message, with the kind of error when it is not one of ours."""
+    if isinstance(error, LockstepError):
+        return str(error)
+    text = f"{type(error).__name__}: {error}".removesuffix(": ")
+    return " ".join([text, *(f"({note})" for note in getattr(error, "__notes__", []))])
 
 
 def two_columns(mine: dict[str, Any], theirs: dict[str, Any], my_name: str, their_name: str) -> str:
@@ -417,7 +499,9 @@ def two_columns(mine: dict[str, Any], theirs: dict[str, Any], my_name: str, thei
         if ours != other:
             rows.append((key, *("(absent)" if value is missing else json.dumps(value) for value in (ours, other))))
     widths = [min(60, max(len(row[i]) for row in rows)) for i in range(3)]
-    return "\n".join("  " + "  ".join(cell.ljust(width) for cell, width in zip(row, widths, strict=True)).rstrip() for row in rows)
+    return "\n".join(
+        "  " + "  ".join(cell.ljust(width) for cell, width in zip(row, widths, strict=True)).rstrip() for row in rows
+    )
 
 
 def paste_command(prefix: str, peer: str, arguments: list[str]) -> str:

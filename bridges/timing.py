@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 import mmap
 import os
+import shutil
 import struct
 from pathlib import Path
 
@@ -89,6 +90,12 @@ def recorded(data: np.ndarray) -> np.ndarray:
 def _make(path: Path, n_windows: int) -> int:
     """Write the file full of NaN and give where its rows start. It is written, not only mapped, so that a full disk is
     an error here and not a SIGBUS in the middle of the run; and renamed, so that no reader sees half of it."""
+    size, free = n_windows * _ROW.size, shutil.disk_usage(path.parent).free
+    if size > free:
+        raise RunDirectoryError(
+            f"The timing {path} of {n_windows} windows takes {size} bytes, and {free} are free there. Choose a run "
+            f"directory with more space, a shorter duration, or a longer exchange.synchronization_time."
+        )
     new = path.with_name(f".{path.name}.{os.getpid()}")
     try:
         with open(os.open(new, os.O_WRONLY | os.O_CREAT | os.O_TRUNC | os.O_CLOEXEC, 0o600), "wb") as file:

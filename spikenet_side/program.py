@@ -11,7 +11,7 @@ import numpy as np
 
 from ..bridges.bridge import Inlet, Outlet, Spent, open_ends
 from ..bridges.contract import Channel, Contract, compose
-from ..bridges.errors import ExperimentError
+from ..bridges.errors import ExperimentError, noting
 from ..bridges.experiment import SpikenetSection, user_function
 from ..bridges.frame import SPIKES, Address, Spikes, encode
 from ..bridges.grid import Grid
@@ -36,14 +36,16 @@ def open_network(
     simulator: SpikingSimulator, section: SpikenetSection, tvb_offer: dict[str, Any], folder: Path, build: Any = None
 ) -> dict[str, Any]:
     """Make the user's network in the simulator; returns this program's offer."""
-    connectome = tvb_offer["connectomes"][section.name]
-    simulator.open(
-        section,
-        Grid(**tvb_offer["grid"]),
-        Connectome(tuple(connectome["regions"]), np.array(connectome["weights"]), np.array(connectome["delays_ms"])),
-        seed=program_seed(tvb_offer["experiment"]["seed"], section.name),
-        build=build or user_function(section.build, folder, f"{section.name}.build"),
-    )
+    given = tvb_offer["connectomes"][section.name]
+    connectome = Connectome(tuple(given["regions"]), np.array(given["weights"]), np.array(given["delays_ms"]))
+    with noting(f"{section.name}.build = {section.build!r}"):
+        simulator.open(
+            section,
+            Grid(**tvb_offer["grid"]),
+            connectome,
+            seed=program_seed(tvb_offer["experiment"]["seed"], section.name),
+            build=build or user_function(section.build, folder, f"{section.name}.build"),
+        )
     return {
         "simulator": simulator.name, "version": simulator.version, "resolution_ms": section.resolution,
         "populations": [[population.region, population.name, population.size] for population in simulator.populations],

@@ -13,7 +13,7 @@ from typing import Any
 
 import numpy as np
 
-from ..bridges.errors import ExperimentError
+from ..bridges.errors import ExperimentError, noting
 from ..bridges.experiment import Monitor, TvbSection, user_function
 from .library import (
     Attr,
@@ -46,7 +46,8 @@ def build_simulator(section: TvbSection, seed: int, folder: Path) -> Simulator:
     Raises ExperimentError for unknown names (with the valid ones), and for values that TVB's traits refuse.
     """
     if section.build is not None:
-        simulator = user_function(section.build, folder, "tvb.build")(section)
+        with noting(f"tvb.build = {section.build!r}"):
+            simulator = user_function(section.build, folder, "tvb.build")(section)
         if not isinstance(simulator, Simulator):
             raise ExperimentError(f"tvb.build = {section.build!r}: it has to return a TVB Simulator, it returned "
                                   f"{type(simulator).__name__}.")  # fmt: skip

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import contextlib
 import ctypes
 import os
 import signal
@@ -15,10 +16,10 @@ from pathlib import Path
 
 from ...bridges.errors import ExperimentError, LockstepError
 from ...bridges.experiment import Experiment
-from ...bridges.peers import read_summary
-from ...bridges.session import Session, Stop
+from ...bridges.peers import read_page, read_summary
+from ...bridges.session import Session, Stop, check_new_run, unusable
 from ..arguments import add_experiment, add_run_dir, experiment_of, forwarded
-from ..program import add_no_report, enter, python_for, take_part
+from ..program import add_no_report, enter, interpreter, python_for, take_part
 from ..progress import RunProgress
 
 GRACE_S = 10.0  # for the others, after one program has failed
@@ -38,9 +39,9 @@ def run(args: argparse.Namespace) -> int:
         args.run_dir = Path("runs") / f"{experiment.name}-{time.strftime('%Y%m%d-%H%M%S')}"
     if experiment.exchange.transport == "memory":
         return _in_this_process(args, experiment, path)
-    pythons = {"tvb": python_for(["tvb"])}
+    pythons = {"tvb": python_for(["tvb"], experiment.environments.tvb)}
     for program in experiment.spikenet:
-        pythons[program.name] = python_for([program.simulator])
+        pythons[program.name] = python_for([program.simulator], experiment.environments.spikenet)
     if "bridge" in experiment.peers:
         pythons["bridge"] = Path(sys.executable)
     begun = time.monotonic()
@@ -57,26 +58,34 @@ class _Programs:
         self.children: dict[str, subprocess.Popen[bytes]] = {}
 
     def run(self) -> dict[str, int]:
+        check_new_run(self.run_dir, self.args.overwrite)
+        os.umask(0o077)  # the run is its owner's alone
         try:
-            (self.run_dir / "log").mkdir(parents=True, exist_ok=True, mode=0o700)
+            (self.run_dir / "log").mkdir(parents=True, exist_ok=True)
             self.run_dir.chmod(0o700)
             for name in self.pythons:
                 self._start(name)
         except OSError as error:
             self._end(signal.SIGTERM)
-            raise LockstepError(f"The run directory {self.run_dir} cannot be used: {error}. Choose another --run-dir.") from None
+            raise unusable(self.run_dir, error) from None
         progress = None if self.args.quiet else RunProgress(self.run_dir, list(self.pythons), self.experiment.duration)
-        before = {number: signal.signal(number, lambda n, _: self._end(n)) for number in (signal.SIGINT, signal.SIGTERM)}
-        deadline = float("inf")
+        before = {
+            number: signal.signal(number, lambda n, _: self._end(n)) for number in (signal.SIGINT, signal.SIGTERM)
+        }
+        deadline, asked = float("inf"), False
         try:
             while running := [name for name, child in self.children.items() if child.poll() is None]:
                 failed = [name for name, child in self.children.items() if child.poll() not in (None, 0)]
                 if failed and deadline == float("inf"):
                     deadline = time.monotonic() + max(GRACE_S, self.experiment.exchange.hold_s)
                 # a program that died before it took its place leaves the others waiting for it
-                if failed and (time.monotonic() > deadline or any(not self._claimed(name) for name in failed)):
-                    self._end(signal.SIGTERM)
-                    deadline = time.monotonic() + GRACE_S
+                if (
+                    failed
+                    and not asked
+                    and (time.monotonic() > deadline or any(not self._claimed(name) for name in failed))
+                ):
+                    self._end(signal.SIGTERM)  # once: a second signal interrupts hard, in the middle of saving results
+                    asked = True
                 if progress is not None:
                     progress.update()
                 time.sleep(0.05 if len(running) == len(self.children) else 0.02)
@@ -89,8 +98,8 @@ class _Programs:
         return {name: child.returncode for name, child in self.children.items()}
 
     def _start(self, name: str) -> None:
-        command = [str(self.pythons[name]), "-m", "tvb_lockstep.scripts.main"]
-        command += [name if name in ("tvb", "bridge") else "spikenet", *forwarded(self.args, self.run_dir), "--quiet"]
+        command = interpreter(self.pythons[name])
+        command += [name if name in ("tvb", "bridge") else "spikenet", *forwarded(self.args), "--quiet"]
         command += [] if name in ("tvb", "bridge") else ["--name", name]
         command += ["--no-report"] if self.args.no_report else []
         with open(self.run_dir / "log" / f"{name}.log", "wb") as log:
@@ -101,7 +110,8 @@ class _Programs:
             )  # fmt: skip
 
     def _claimed(self, name: str) -> bool:
-        return (self.run_dir / "peers" / f"{name}.json").exists()
+        page = read_page(self.run_dir, name)  # perhaps of an earlier run
+        return page is not None and page["pid"] == self.children[name].pid
 
     def _end(self, number: int) -> None:
         for child in self.children.values():
@@ -111,10 +121,8 @@ class _Programs:
 
 def _die_with_parent() -> None:
     """Ask the kernel to end this child in order when `lockstep run` itself dies (Linux; elsewhere nothing)."""
-    try:
+    with contextlib.suppress(OSError, AttributeError):
         ctypes.CDLL(None).prctl(PR_SET_PDEATHSIG, signal.SIGTERM)
-    except (OSError, AttributeError):
-        pass
 
 
 def _in_this_process(args: argparse.Namespace, experiment: Experiment, path: Path) -> int:
@@ -159,7 +167,8 @@ def _in_this_process(args: argparse.Namespace, experiment: Experiment, path: Pat
         progress.update(force=True)
         progress.stop()
     for name, error in errors.items():
-        print(f"{name}: {error}", file=sys.stderr)
+        if not error.told:
+            print(f"{name}: {error}", file=sys.stderr)
     return _outcome(args, codes, time.monotonic() - begun)
 
 
