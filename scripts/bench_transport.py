@@ -124,6 +124,7 @@ class _Bytes:
     def __init__(self, job: Job, side: str, check: Callable[[float], None]) -> None:
         self._job, self._side = job, side
         self._out = self._frames(0, side)
+        self._got: list[bytes] = []
         self._sizes = [len(each) for each in self._frames(0, "spikenet" if side == "tvb" else "tvb")]
 
     def _frames(self, k: int, side: str) -> list[bytes]:

@@ -5,22 +5,27 @@ from __future__ import annotations
 import contextlib
 import errno
 import gc
+import hashlib
 import importlib.util
 import io
 import json
 import logging
+import mmap
 import os
 import shutil
 import signal
 import stat
+import struct
 import subprocess
 import sys
 import threading
 import time
+import zlib
 from concurrent.futures import Future, ThreadPoolExecutor
 from pathlib import Path
 
 import numpy as np
+import posix_ipc
 import pytest
 from numpy.lib import format as npy
 from tvb_lockstep.bridges import transports
@@ -573,6 +578,39 @@ def test_the_counters_of_a_ring_say_what_passed(place):
     close(sender, receiver)
 
 
+def test_a_program_that_knows_only_the_readme_can_read_a_ring(place):
+    address = address_of(place.run_id, "dense", channel=4)
+    sender = transports.create("shm", address, place, 2, 100)
+    name = "/tvls-" + hashlib.sha256(b"tvb-lockstep ring" + place.run_id).hexdigest()[:32] + "-4"
+    segment = posix_ipc.SharedMemory(name)
+    memory = mmap.mmap(segment.fd, segment.size)
+    segment.close_fd()
+    filled, free = posix_ipc.Semaphore(f"{name}.filled"), posix_ipc.Semaphore(f"{name}.free")
+    for unlink, each in (
+        (posix_ipc.unlink_semaphore, f"{name}.filled"),
+        (posix_ipc.unlink_semaphore, f"{name}.free"),
+        (posix_ipc.unlink_shared_memory, name),
+    ):
+        unlink(each)
+    head = struct.unpack_from("<8sII16sIIQQ", memory)
+    assert head == (b"TVLSRING", 1, 4, place.run_id, 2, 0, 128, os.getpid())
+    writer = threading.Thread(target=send, args=(sender, address, "dense", 7, 50))  # 80 + 2000 bytes
+    writer.start()
+    taken, slot, total = b"", 0, 80
+    while len(taken) < total:
+        filled.acquire(60)
+        taken += memory[4096 + slot * 128 : 4096 + (slot + 1) * 128]
+        free.release()
+        slot = (slot + 1) % 2
+        total = 80 + struct.unpack_from("<Q", taken, 64)[0]
+    writer.join()
+    taken = taken[:total]
+    assert struct.unpack_from("<II", taken, 72) == (zlib.crc32(taken[:72] + bytes(8) + taken[80:]), 0)
+    assert np.array_equal(np.frombuffer(taken, "<f8", offset=80).reshape(50, 5), payload_of("dense", 7, 50))
+    sender.close()
+    memory.close()
+
+
 # ---- files -----------------------------------------------------------------------------------------------------
 
 
@@ -636,6 +674,20 @@ def test_the_cursor_holds_the_frame_that_is_taken_next(place):
     for k in range(2):
         receive(receiver, address, k)
     assert (folder_of(place) / "cursor").read_bytes() == (2).to_bytes(8, "little")
+    close(sender, receiver)
+
+
+def test_a_program_that_knows_only_the_readme_can_write_a_frame_file(place):
+    address, sender, receiver = open_channel("file", place)
+    payload = np.arange(10.0).reshape(2, 5)
+    head = struct.pack("<4sHH16sIIQqqQQII", b"TVLS", 1, 1, place.run_id, 0, 5, 0, 0, 4, 2, 80, 0, 0)
+    head = head[:72] + struct.pack("<II", zlib.crc32(head + payload.tobytes()), 0)
+    text = b"{'descr': '<f8', 'fortran_order': False, 'shape': (2, 5), }"
+    npy_head = (b"\x93NUMPY\x01\x00\x76\x00" + text).ljust(127) + b"\n"
+    temporary = place.run_dir / "exchange" / "tmp" / "dense0.raw.npy"
+    temporary.write_bytes(npy_head + payload.tobytes() + head)
+    temporary.rename(folder_of(place) / "000000000000_0-4.npy")
+    assert np.array_equal(receive(receiver, address, 0), payload)
     close(sender, receiver)
 
 
