@@ -81,12 +81,20 @@ def lockstep(*arguments: str | Path, watchdog_s: float = WATCHDOG_S, **options: 
 
 
 def settings(values: dict[str, Any]) -> list[str]:
-    """``--set KEY=VALUE`` for each of `values`; values other than texts are written as JSON."""
+    """``--set KEY=VALUE`` for each of `values`; texts as they are, all other values as TOML."""
     return [
         part
         for key, value in values.items()
-        for part in ("--set", f"{key}={value if isinstance(value, str) else json.dumps(value)}")
+        for part in ("--set", f"{key}={value if isinstance(value, str) else _toml(value)}")
     ]
+
+
+def _toml(value: Any) -> str:
+    if isinstance(value, dict):
+        return "{ " + ", ".join(f"{key} = {_toml(item)}" for key, item in value.items()) + " }"
+    if isinstance(value, list):
+        return "[" + ", ".join(map(_toml, value)) + "]"
+    return json.dumps(value)
 
 
 def run(

@@ -22,12 +22,16 @@ SMALL = {
     "spikenet.min_delay": 0.1,
 }
 MODEL = "interfaces.tvb_to_spikenet.0.model"
-COUPLING_MODE = "interfaces.tvb_to_spikenet.0.coupling_mode"
+PROXY = "interfaces.tvb_to_spikenet.0.proxy_params"
 WINDOW = "exchange.synchronization_time"
 CURRENT = {  # one unit of the coupled variable is 200 pA
     MODEL: "CURRENT",
     "interfaces.tvb_to_spikenet.0.transformer_params": {"scale_factor": 200.0},
-    "interfaces.tvb_to_spikenet.0.proxy_params": {"weight": 1.0, "delay": 0.2},
+    PROXY: {"weight": 1.0, "delay": 0.2},
+}
+IN_THE_NETWORK = {  # one proxy for each region of TVB, connected along the connectome
+    "interfaces.tvb_to_spikenet.0.coupling_mode": "spikeNet",
+    PROXY: {"number_of_neurons": 100, "weight": 0.45},
 }
 OTHER_WAYS = {
     "everything in one process": {"exchange.transport": "memory"},
@@ -94,13 +98,13 @@ def test_the_length_of_the_window_changes_no_bit(model: str, run_once: Callable[
 
 
 def _shifted(run_dir: Path, channel: str) -> np.ndarray:
-    """What TVB's regions did from step 0 on: a frame for proxies in the network holds the states of one window before."""
+    """What TVB's regions did from step 0 on: frames for proxies in the network hold the states of the window before."""
     return content(run_dir)[f"{channel}.raw"][0][contract_of(run_dir).grid.window_steps :]
 
 
 def test_a_proxy_of_a_region_tells_the_state_of_one_window_before(run_once: Callable[..., Path]) -> None:
     """One way, so that TVB does the same in each run; the states of a region from t = 0 on, whatever the window."""
-    values: dict[str, Any] = {**SMALL, COUPLING_MODE: "spikeNet", "interfaces.spikenet_to_tvb": []}
+    values: dict[str, Any] = {**SMALL, **IN_THE_NETWORK, "interfaces.spikenet_to_tvb": []}
     short, long = (run_once("wilson_cowan", {**values, WINDOW: window}) for window in (0.3, 2.0))
     for run_dir, steps in ((short, 3), (long, 20)):
         before = content(run_dir)["tvb_to_spikenet.0.raw"][0][:steps]
@@ -115,7 +119,7 @@ def test_a_proxy_of_a_region_tells_the_state_of_one_window_before(run_once: Call
 def test_proxies_in_the_network_are_the_same_through_rings_and_files_and_taking_turns(
     run_once: Callable[..., Path],
 ) -> None:
-    values = {**SMALL, COUPLING_MODE: "spikeNet", MODEL: "SPIKES", WINDOW: 2.0}
+    values = {**SMALL, **IN_THE_NETWORK, MODEL: "SPIKES", WINDOW: 2.0}
     base = run_once("wilson_cowan", values)
     assert len(contract_of(base).channels[0].raw.labels) > 20  # TVB regions with a weight to one of the two
     for way in ({"exchange.transport": "file"}, {"exchange.transport": "memory", "exchange.mode": "serial"}):
@@ -126,7 +130,7 @@ def test_proxies_in_the_network_make_the_connections_of_the_connectome(run_once:
     """Weights a · W and delays tau - w, worked out from the files of the connectome."""
     from tvb.datatypes.connectivity import Connectivity
 
-    contract = contract_of(run_once("wilson_cowan", {**SMALL, COUPLING_MODE: "spikeNet", MODEL: "SPIKES", WINDOW: 2.0}))
+    contract = contract_of(run_once("wilson_cowan", {**SMALL, **IN_THE_NETWORK, MODEL: "SPIKES", WINDOW: 2.0}))
     file = Connectivity.from_file("connectivity_68.zip")
     labels = [str(label) for label in file.region_labels]
     channel = contract.channels[0]
