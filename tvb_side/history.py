@@ -35,7 +35,7 @@ class Rows:
         h = history
         self.regions = np.asarray(regions, dtype=np.intp)
         edges = [np.flatnonzero(h.nnz_row_el_idx == region) for region in self.regions]
-        counts = np.array([len(row) for row in edges], dtype=np.intp)
+        self.counts = counts = np.array([len(row) for row in edges], dtype=np.intp)
         self.edges = np.concatenate([*edges, np.empty(0, np.intp)]).astype(np.intp)
         self.with_input = np.flatnonzero(counts)
         self.starts = (np.cumsum(counts) - counts)[self.with_input]
@@ -65,18 +65,20 @@ class Rows:
         return table
 
     def dense(self, history: History, n: int) -> tuple[np.ndarray, ...]:
-        """Gather indices (n * n_rows, n_cvar, n_node, n_mode), where there is no edge, weights of the rows."""
+        """As `sparse`: gather indices, the delayed states (n * n_rows, n_cvar, n_node, n_mode), zero where there is no
+        edge, flat positions in them of what is gathered, weights of the rows, and zeros for x_i."""
         table = self._tables.get(("dense", n))
         if table is None:
             h = history
-            # where there is no edge the oldest state is read, and replaced by zero
-            delays = np.where(h.nnz_mask[self.regions], h.idelays[self.regions], h.n_time - 1)
-            first = (h.n_time - 1 - delays) * h.stride + np.arange(h.n_node) * h.n_mode
-            first = np.arange(h.n_cvar)[:, None, None] * h.n_node * h.n_mode + first[:, None, :, None]
-            index = first + (np.arange(n) * h.stride)[:, None, None, None, None] + np.arange(h.n_mode)
-            shape = (n * len(self.regions), h.n_cvar, h.n_node, h.n_mode)
-            absent = np.broadcast_to(~h.nnz_mask[self.regions][:, None, :, None], index.shape).reshape(shape)
-            table = (index.reshape(shape), absent, h.es_weights[self.regions])
+            n_rows = len(self.regions)
+            index = self.sparse(h, n)[0].reshape(h.n_cvar, n, len(self.edges), h.n_mode)
+            row_of_edge = np.repeat(np.arange(n_rows), self.counts)
+            row = np.arange(n)[:, None] * n_rows + row_of_edge
+            at = (row * h.n_cvar + np.arange(h.n_cvar)[:, None, None]) * h.n_node + self.sources
+            at = at[..., None] * h.n_mode + np.arange(h.n_mode)
+            x_j = np.zeros((n * n_rows, h.n_cvar, h.n_node, h.n_mode), np.float32)
+            x_i = np.zeros((n * n_rows, h.n_cvar, 1, h.n_mode), np.float32)
+            table = (index.ravel(), x_j, at.ravel(), h.es_weights[self.regions], x_i)
             self._tables["dense", n] = table
         return table
 
@@ -96,7 +98,6 @@ class History:
         self.nnz_col_el_idx: np.ndarray = source.nnz_col_el_idx
         self.nnz_weights: np.ndarray = source.nnz_weights
         self.es_weights: np.ndarray = source.es_weights
-        self.idelays = source.delays.astype(np.intp)
         self.stride = self.n_cvar * self.n_node * self.n_mode
         self.buffer, self.offset = buffer, offset
         self.current: np.ndarray | None = None  # what couplings read as the target's own state; None: the buffer's
@@ -141,10 +142,8 @@ class History:
             total = np.zeros((self.n_cvar, n * n_rows, self.n_mode), np.float32)
             total[:, positions] = np.add.reduceat(weights * function.pre(x_i, x_j), starts, axis=1)
             return function.post(total).reshape(-1, n, n_rows, self.n_mode)
-        index, absent, dense_weights = rows.dense(self, n)
-        x_j = self._past(first).take(index)
-        np.copyto(x_j, 0, where=absent)
-        x_i = np.broadcast_to(np.float32(0), (len(x_j), self.n_cvar, 1, self.n_mode))
+        index, x_j, at, dense_weights, x_i = rows.dense(self, n)
+        x_j.reshape(-1)[at] = self._past(first).take(index)
         pre = function.pre(x_i, x_j)
         total = (dense_weights * pre.reshape(n, n_rows, *pre.shape[1:])).sum(axis=3)
         post = function.post(total.reshape(n * n_rows, *total.shape[2:])).transpose((1, 0, 2))
