@@ -106,7 +106,6 @@ class Exchange(Section):
     synchronization_time: float | Literal["min_delay"] = "min_delay"  # ms
     bridge: Literal["receiver", "own"] = "receiver"
     record: bool = True
-    hold_s: float = Field(0.0, ge=0)
     depth: int = Field(8, ge=1, le=1024)  # frames in flight per channel
     keep: int = Field(-1, ge=-1)  # file transport: frame files kept behind the reader; -1 keeps all
 

@@ -31,6 +31,7 @@ from .frame import DENSE, SPIKES, Address, Payload
 from .grid import NS_PER_MS
 from .peers import alive, pages, read_page, read_summary
 from .recording import FrameIndex, path_of
+from .session import Session
 
 RESULTS = ("tvb.h5", "spikes.h5", "exchange.h5", "timing.json", "provenance.json")
 INPUTS = ("experiment.json", "contract.json")
@@ -46,6 +47,12 @@ SPIKE_TIME = (
 _BLOCK_BYTES = 1 << 18  # gathered before each write to HDF5
 _CHUNK_BYTES = 1 << 16
 _TEXT = h5py.string_dtype()
+
+
+def finish_if_last(session: Session) -> None:
+    """Make the results of a run when its last program has ended."""
+    if session.last:
+        finish(session.run_dir)
 
 
 _OF_SUMMARY = ("state", "error", "windows", "started", "ended", "wall_s", "cpu_s", "peak_memory_mib", "versions",

@@ -264,14 +264,17 @@ class Session:
                 if theirs["run_id"] == self.run_id.hex():
                     self._compare(name, theirs)
 
-    def start(self, contract: Contract, attach: Iterable[Callable[[], None]], **details: Any) -> None:
+    def start(
+        self, contract: Contract, attach: Iterable[Callable[[], None]], **details: Any
+    ) -> dict[str, dict[str, Any]]:
         """All programs have the same contract and all channels open; returns when everybody may begin.
 
         attach: opens this program's inlets, called once every producer has created its outlets. details: published
-        for people and results, such as NEST's min_delay.
+        for people and results, such as NEST's min_delay; those of all programs are returned, by name.
         """
         digest = contract.digest
         self.publish("ready", {"digest": digest, "details": details})
+        found = {self.peer: details}
         for name in self.others:
             theirs = self.await_page(name, "ready")
             if theirs["digest"] != digest:
@@ -280,11 +283,13 @@ class Session:
                     f"from the same experiment: their toolkit versions differ. Install the same tvb-lockstep on both "
                     f"sides."
                 )
+            found[name] = theirs["details"]
         for each in attach:
             each()
         self.publish("attached", {})
         for name in self.others:
             self.await_page(name, "attached")
+        return found
 
     # ---- while running ---------------------------------------------------------------------------------------
 
@@ -341,6 +346,17 @@ class Session:
         self._closers.append(closer)
 
     # ---- the end ---------------------------------------------------------------------------------------------
+
+    def run(self, body: Callable[[Session], None], finish: Callable[[], None]) -> None:
+        """Be this program: `body` is its part in the run; `finish` makes what is left of the run when `self.last`."""
+        try:
+            with self.stop.on_signals(), self:
+                body(self)
+        finally:
+            try:
+                finish()
+            finally:
+                self.release()
 
     def __enter__(self) -> Session:
         return self

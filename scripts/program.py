@@ -38,7 +38,7 @@ def python_for(sets: list[str], requirements: str = "") -> Path:
 def enter(sets: list[str], requirements: str = "") -> None:
     """Go on in an environment that has what is needed; returns only when this one has."""
     python = python_for(sets, requirements)
-    if python.parent.parent.resolve() != Path(sys.prefix).resolve():
+    if python != Path(sys.executable) and python.parent.parent.resolve() != Path(sys.prefix).resolve():
         os.execv(python, [*interpreter(python), *sys.argv[1:]])
 
 
@@ -71,28 +71,22 @@ def take_part(
     stop = stop or Stop()
     session = Session(args.run_dir, peer, experiment, command=command, tell=tell, overwrite=args.overwrite, stop=stop)
     own = None
-    try:
-        if progress is None and not args.quiet:
-            own = progress = RunProgress(session.run_dir, [peer], experiment.duration)
-        if progress is not None:
-            session.progress = progress.update
-        with stop.on_signals(), session:
-            body(session)
-        return 0
-    finally:
+    if progress is None and not args.quiet:
+        own = progress = RunProgress(session.run_dir, [peer], experiment.duration)
+    if progress is not None:
+        session.progress = progress.update
+
+    def finish_run() -> None:
         if own is not None:
             own.update(force=True)
             own.stop()
         if session.last:
-            finish_run(session, tell, report=not args.no_report)
-        session.release()
+            finish(session.run_dir)
+            tell(f"results in {session.run_dir}")
+            if not args.no_report:
+                from .report import write_report  # matplotlib takes a second to import
 
+                tell(f"report:    {write_report(session.run_dir)}")
 
-def finish_run(session: Session, tell: Callable[[str], None], report: bool) -> None:
-    """Results and report, after the last program has ended."""
-    finish(session.run_dir)
-    tell(f"results in {session.run_dir}")
-    if report:
-        from .report import write_report  # matplotlib takes a second to import
-
-        tell(f"report:    {write_report(session.run_dir)}")
+    session.run(body, finish_run)
+    return 0

@@ -12,15 +12,14 @@ import numpy as np
 from ..bridges.bridge import Inlet, Outlet, Spent, open_ends
 from ..bridges.contract import Channel, Contract, compose
 from ..bridges.errors import ExperimentError, noting
-from ..bridges.experiment import SpikenetSection, user_function
+from ..bridges.experiment import SpikenetSection, load, user_function
 from ..bridges.frame import SPIKES, Address, Spikes, encode
 from ..bridges.grid import Grid
 from ..bridges.recording import FrameLog
+from ..bridges.results import SPIKES_NUMBER, finish_if_last
 from ..bridges.session import Session
 from ..bridges.timing import Timing
 from .adapter import Connectome, SpikingSimulator
-
-SPIKES_CHANNEL = 2_000_000  # number of the log that holds all spikes of a program
 
 
 def simulator_of(section: SpikenetSection) -> SpikingSimulator:
@@ -78,7 +77,7 @@ def run(session: Session, folder: Path, build: Any = None, simulator: SpikingSim
     simulator.connect(inputs, outputs)
     inlets, outlets = open_ends(session, contract)
     neurons = sum(population.size for population in simulator.populations)
-    address = Address(session.run_id, SPIKES_CHANNEL, f"{session.peer}.spikes", SPIKES, neurons)
+    address = Address(session.run_id, SPIKES_NUMBER, f"{session.peer}.spikes", SPIKES, neurons)
     log = FrameLog.create(session.run_dir, address)
     session.on_close(log.close)
     session.start(contract, [inlet.attach for inlet in inlets], min_delay_ms=getattr(simulator, "min_delay_ms", None))
@@ -140,3 +139,17 @@ def _only(spikes: Spikes, columns: np.ndarray) -> Spikes:
         return Spikes(spikes.times, senders)
     keep = senders >= 0
     return Spikes(spikes.times[keep], senders[keep])
+
+
+def join(
+    build: Any, experiment: str, run_dir: str | Path, name: str = "spikenet", overrides: list[str] | None = None
+) -> None:
+    """Join a run from a script of one's own, with a network of one's own. Blocks until the run has ended.
+
+    build: a function that gets a BuildRequest and makes the network, as `spikenet.build` names one. experiment: name,
+    folder or file of the experiment. name: which of its spiking programs this is.
+    Raises LockstepError with the message that the command would print.
+    """
+    loaded, path = load(experiment, overrides)
+    session = Session(Path(run_dir), name, loaded)
+    session.run(lambda session: run(session, path.parent, build), lambda: finish_if_last(session))

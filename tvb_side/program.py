@@ -12,15 +12,14 @@ import numpy as np
 
 from ..bridges.bridge import Inlet, Outlet, Spent, open_ends, transformer_of
 from ..bridges.contract import Channel, Contract, compose, split_label
-from ..bridges.errors import LockstepError
+from ..bridges.experiment import load
 from ..bridges.frame import DENSE, Address, encode
 from ..bridges.recording import FrameLog
+from ..bridges.results import MONITOR_NUMBER, finish_if_last
 from ..bridges.session import Session, write_json
 from ..bridges.timing import Timing
 from .plan import Plan
 from .simulation import RegionSimulation
-
-MONITOR_CHANNEL = 1_000_000  # numbers of the logs that hold the monitors' output
 
 
 def run(session: Session, folder: Path, simulator: Any = None) -> None:
@@ -42,7 +41,9 @@ def run(session: Session, folder: Path, simulator: Any = None) -> None:
         _set_initial(plan.simulation, inlet.channel, contract)
     np.save(session.run_dir / "initial_history.npy", plan.simulation.initial_history, allow_pickle=False)
     monitors = MonitorLogs(session, contract, plan.simulation)
-    session.start(contract, [inlet.attach for inlet in inlets])
+    details = session.start(contract, [inlet.attach for inlet in inlets])
+    for name, about in contract.spikenet.items():
+        about.update(details[name])
     # from here on there is something to keep
     write_json(session.run_dir / "experiment.json", contract.experiment)
     write_json(session.run_dir / "contract.json", contract.to_json())
@@ -66,7 +67,7 @@ class MonitorLogs:
         self._logs: list[tuple[FrameLog, Address]] = []
         for i, monitor in enumerate(simulation.monitors):
             columns = 1 + int(np.prod(monitor["shape"]))
-            address = Address(session.run_id, MONITOR_CHANNEL + i, f"tvb.monitor{i}", DENSE, columns)
+            address = Address(session.run_id, MONITOR_NUMBER + i, f"tvb.monitor{i}", DENSE, columns)
             log = FrameLog.create(session.run_dir, address)
             session.on_close(log.close)
             self._logs.append((log, address))
@@ -225,18 +226,6 @@ def join(simulator: Any, experiment: str, run_dir: str | Path, overrides: list[s
     experiment: name, folder or file of the experiment; its [tvb] section is not used but for what the others compare.
     Raises LockstepError with the message that the command would print.
     """
-    from ..bridges.experiment import load
-    from ..bridges.results import finish
-
     loaded, path = load(experiment, overrides)
     session = Session(Path(run_dir), "tvb", loaded)
-    try:
-        with session.stop.on_signals(), session:
-            run(session, path.parent, simulator)
-    finally:
-        if session.last:
-            finish(session.run_dir)
-        session.release()
-
-
-__all__ = ["LockStep", "LockstepError", "join", "run"]
+    session.run(lambda session: run(session, path.parent, simulator), lambda: finish_if_last(session))

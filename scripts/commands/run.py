@@ -77,7 +77,7 @@ class _Programs:
             while running := [name for name, child in self.children.items() if child.poll() is None]:
                 failed = [name for name, child in self.children.items() if child.poll() not in (None, 0)]
                 if failed and deadline == float("inf"):
-                    deadline = time.monotonic() + max(GRACE_S, self.experiment.exchange.hold_s)
+                    deadline = time.monotonic() + GRACE_S
                 # a program that died before it took its place leaves the others waiting for it
                 if (
                     failed
