@@ -1,4 +1,4 @@
-"""Makes `running` importable, and checks after each scenario that it left nothing behind."""
+"""Makes `running` and `programs` importable, and checks after each scenario that it left nothing behind."""
 
 from __future__ import annotations
 
@@ -11,10 +11,11 @@ from typing import Any
 
 import pytest
 
-_spec = importlib.util.spec_from_file_location("running", Path(__file__).with_name("running.py"))
-assert _spec is not None and _spec.loader is not None
-sys.modules["running"] = importlib.util.module_from_spec(_spec)
-_spec.loader.exec_module(sys.modules["running"])
+for _name in ("running", "programs"):
+    _spec = importlib.util.spec_from_file_location(_name, Path(__file__).with_name(f"{_name}.py"))
+    assert _spec is not None and _spec.loader is not None
+    sys.modules[_name] = importlib.util.module_from_spec(_spec)
+    _spec.loader.exec_module(sys.modules[_name])
 
 import running  # noqa: E402
 
