@@ -64,11 +64,12 @@ class RegionSimulation:
     Attributes
     ----------
     notes: what was removed, for people. region_labels, dt_ms. weights, tract_lengths_mm, delays_ms, delay_steps: as
-    integrated, (target, source); original_weights: before the removal. columns: (region label,
-    variable) of everything delivered, by region as in `proxied`, variables in the model's order.
+    integrated, (target, source); original_weights: before the removal. columns: (region label, variable) of
+    everything delivered, by region as in `proxied`, variables in the model's order.
     current_step: integrated so far. monitors: per monitor a dict, ready for JSON, of name (its class), period_ms,
     voi (labels along the first axis of a sample), shape (n_voi, n_regions or n_sensors, n_modes) and regions (their
-    labels, None when the samples are of something else). horizon_steps: steps of initial history, 1 - horizon to 0.
+    labels, None when the samples are of something else). horizon_steps: steps of initial history;
+    initial_history: (horizon_steps, n_variables, n_regions, n_modes) float64, the states at steps 1 - horizon to 0.
     min_delay_steps and shortest_edge: over the edges that matter, those from a region TVB computes to a proxied one,
     from a region that delivers to one TVB computes, and from a region that delivers to a proxied one; the three kinds
     apart are into_proxies_steps, out_of_proxies_steps, between_proxies_steps. None when there is no such edge.
@@ -124,7 +125,6 @@ class RegionSimulation:
         self._history = History(sim.history, buffer, self._offset)
         buffer[: self.horizon_steps] = initial[:, sim.model.cvar]
         self.initial_history = initial.copy()
-        """(horizon_steps, n_variables, n_regions, n_modes) float64: the states at steps 1 - horizon to 0."""
 
         self._own = sim.current_state.copy()  # of all nodes, the proxied ones' as their TVB model computes it
         self._integrate = sim.integrate_next_step
@@ -427,6 +427,7 @@ class RegionSimulation:
         if (self.region_labels[at], variable) not in self._column:
             raise ExperimentError(f"{variable} of region {region!r} is not delivered; there is {self.columns}.")
         row = self._variables.index(variable)
+        self._last_terms = (-1, 0, None)
         self._states[: self.horizon_steps, row, at, 0] = value
         self.initial_history[:, row, at, 0] = value
         if variable in self._cvars:
@@ -633,7 +634,7 @@ class RegionSimulation:
         column = self._column.get((self.region_labels[region], variable))
         if column is not None:
             return int(self._known[column])
-        if self._ghost[self._variables.index(variable), region, 0]:
+        if region in self._column_region:
             raise ExperimentError(f"{variable} of the spiking region {self.region_labels[region]} is unknown: nobody "
                                   f"delivers it.")  # fmt: skip
         return self.current_step

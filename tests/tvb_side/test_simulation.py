@@ -253,10 +253,13 @@ def test_unknown_names_are_refused_with_the_valid_ones():
 def test_surfaces_several_modes_and_simulators_with_a_loop_of_their_own_are_refused():
     with pytest.raises(ExperimentError, match="has 3 modes"):
         simulation(delivers=("xi",), model="ReducedSetFitzHughNagumo")
-    from tvb.contrib.cosimulation.cosimulator import CoSimulator
 
-    with pytest.raises(ExperimentError, match="CoSimulator has a loop of its own"):
-        RegionSimulation(CoSimulator(), {})
+    class Stepper(tvb.Simulator):
+        def __call__(self, **kwargs):
+            return iter(())
+
+    with pytest.raises(ExperimentError, match="Stepper has a loop of its own"):
+        RegionSimulation(Stepper(), {})
     sim = plain.simulator()
     sim.__dict__["surface"] = object()
     with pytest.raises(ExperimentError, match="region-level"):
@@ -334,3 +337,10 @@ def test_a_simulator_that_was_configured_and_run_before_starts_afresh():
         s.advance(30)
         runs.append(s.states(0, 31, ["c", "d"], "E"))
     assert np.array_equal(*runs)
+
+
+def test_set_initial_counts_also_when_the_coupling_was_asked_for_before():
+    s = RegionSimulation(small(LENGTHS), {"a": {"E", "I"}}, [["a"]])
+    before = s.coupling(0, 5, ["b"], "E")
+    s.set_initial("a", "E", 40.0)
+    assert (s.coupling(0, 5, ["b"], "E") > before + 0.1).all()
