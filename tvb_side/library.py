@@ -37,7 +37,7 @@ class PlainAccess:
         self._swaps = []
         for item in objects:
             cls = type(item)
-            covered = {}
+            covered: dict[str, None] = {}
             for name in cls.declarative_attrs:
                 attr = getattr(cls, name)
                 if type(attr) not in (Attr, NArray, Float, Int):

@@ -34,19 +34,20 @@ def configure(sim):
         np.random.set_state(state)
 
 
-def cut(sim, proxied=PROXIED):
-    """Take away, by hand, the edges that exclusive proxied regions lose."""
+def cut(sim, proxied=PROXIED, groups=None):
+    """Take away, by hand, the edges that exclusive proxied regions lose: those within each group."""
     weights = sim.connectivity.weights.copy()
-    weights[np.ix_(proxied, proxied)] = 0
+    for group in groups or [proxied]:
+        weights[np.ix_(group, group)] = 0
     sim.connectivity.weights = weights
     return sim
 
 
 @cache
-def run(n_steps, proxied=PROXIED, **kwargs):
+def run(n_steps, proxied=PROXIED, groups=None, **kwargs):
     """A plain run with the edges cut: states (n_steps + 1, n_variables, n_nodes), coupling (n_steps, n_cvar, n_nodes),
     row j for the step from j to j + 1."""
-    sim = cut(simulator(monitors=(tvb.monitors.Raw(), tvb.monitors.AfferentCoupling()), **kwargs), proxied)
+    sim = cut(simulator(monitors=(tvb.monitors.Raw(), tvb.monitors.AfferentCoupling()), **kwargs), proxied, groups)
     configure(sim)
     first = sim.coupling(1, sim.history).copy()
     initial = sim.current_state.copy()

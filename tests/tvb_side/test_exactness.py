@@ -130,6 +130,29 @@ def test_a_coupling_with_one_parameter_per_region_takes_the_slow_way_and_stays_e
     assert_equals(simulation, reference, 40)
 
 
+@pytest.mark.parametrize("window", [1, 7, None])
+def test_regions_of_several_programs_meet_through_tvb_and_each_program_delivers_by_itself(window):
+    groups = ((2, 3), (4,), (5, 6))
+    regions = tuple(region for group in groups for region in group)
+    reference = plain.run(N, proxied=regions, groups=groups, model="WilsonCowan")
+    simulation = RegionSimulation(plain.simulator(model="WilsonCowan"), {r: {"E", "I"} for r in regions}, groups)
+    assert simulation.between_proxies_steps is not None
+    window = window or simulation.min_delay_steps
+    columns = [[column for column in simulation.columns if simulation.region_index(column[0]) in g] for g in groups]
+    values = delivered(reference, simulation, 0, N)
+    sent = []
+    for first in range(0, N, window):
+        end = min(first + window, N)
+        sent.append(np.concatenate([simulation.coupling(first, end, group, "E") for group in groups], axis=1))
+        simulation.advance(end)
+        for of_program in reversed(columns):  # in any order
+            at = [simulation.columns.index(column) for column in of_program]
+            simulation.deliver(first, values[first:end, at], of_program)
+    assert np.array_equal(np.concatenate(sent), reference.coupling[:, 0, regions])
+    others = [region for region in range(68) if region not in regions]
+    assert np.array_equal(simulation.states(0, N + 1, others, "E"), reference.states[:, 0][:, others])
+
+
 @pytest.mark.parametrize("window", [1, 7, 12])
 def test_zero_length_self_connections_of_tvbs_regions_stay_and_do_not_limit_the_window(window):
     kwargs = {"model": "ReducedWongWangExcInh", "connectivity": "connectivity_76.zip"}
