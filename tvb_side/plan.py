@@ -52,8 +52,9 @@ class Plan:
         grid = Grid.of(dt_ms, resolutions, experiment.duration)
         self.simulation = RegionSimulation(
             simulator,
-            proxied=self._delivered(),
-            groups=list(self.regions.values()),
+            proxied=(delivered := self._delivered()),
+            # a region that only listens is not replaced: TVB goes on computing it, with all of its edges
+            groups=[[region for region in regions if region in delivered] for regions in self.regions.values()],
             exclusive=experiment.interfaces.exclusive_nodes,
             n_steps=grid.n_steps,
         )
