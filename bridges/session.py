@@ -39,6 +39,7 @@ MEETING_POLL_S = 0.02
 RESULTS = ("tvb.h5", "spikes.h5", "exchange.h5", "timing.json", "provenance.json", "report.html", "contract.json",
            "experiment.json", "initial_history.npy", "finished_by")  # fmt: skip
 FOLDERS = ("record", "timing", "exchange")
+ENDED = ("finished", "interrupted", "failed")
 FULL_OR_READ_ONLY = (errno.ENOSPC, errno.EDQUOT, errno.EROFS, errno.EFBIG, errno.EIO)
 PACKAGES = ("tvb-lockstep", "tvb-library", "tvb-data", "nest-simulator", "ANNarchy", "neuron", "netpyne", "numpy",
             "scipy", "h5py", "posix_ipc", "elephant")  # fmt: skip
@@ -102,7 +103,7 @@ class Session:
         self.run_dir = Path(os.path.abspath(run_dir))
         self.peer = peer
         self.experiment = experiment
-        self.tell = tell
+        self._tell = tell
         self.stop = stop if stop is not None else Stop()
         self.window = -1
         self.counters: dict[str, dict[str, int]] = {}
@@ -113,6 +114,11 @@ class Session:
         self._closers: list[Callable[[], None]] = []
         self.last = False
         self._claim(overwrite)
+
+    def tell(self, line: str) -> None:
+        """Print a line for the person at this terminal; one that is gone, or a log on a full disk, stops nothing."""
+        with contextlib.suppress(OSError):
+            self._tell(line)
 
     # ---- the place in the run directory ----------------------------------------------------------------------
 
@@ -355,6 +361,8 @@ class Session:
         finally:
             try:
                 finish()
+            except OSError as error:
+                raise unusable(self.run_dir, error) from None
             finally:
                 self.release()
 
@@ -390,11 +398,14 @@ class Session:
         }  # fmt: skip
         try:
             self.publish("summary", summary)
-            self.page.update(state, self.window)
+        except OSError as trouble:
+            self.tell(f"{self.peer}: {unusable(self.run_dir, trouble)}")
+        self.page.update(state, self.window)  # in memory: the others see it on a full disk, too
+        try:
             with self._run_lock():
                 ended = all(
-                    read_summary(self.run_dir, name) is not None or not alive(self.run_dir, name)
-                    for name in pages(self.run_dir)
+                    page["now"]["state"] in ENDED or not alive(self.run_dir, name)
+                    for name, page in pages(self.run_dir).items()
                     if name != self.peer
                 )
                 if ended:  # a ring whose consumer died before it attached

@@ -3,6 +3,7 @@ than the next window needs."""
 
 from __future__ import annotations
 
+import io
 import time
 from pathlib import Path
 from time import perf_counter
@@ -39,7 +40,9 @@ def run(session: Session, folder: Path, simulator: Any = None) -> None:
     inlets, outlets = open_ends(session, contract)
     for inlet in inlets:
         _set_initial(plan.simulation, inlet.channel, contract)
-    np.save(session.run_dir / "initial_history.npy", plan.simulation.initial_history, allow_pickle=False)
+    history = io.BytesIO()  # numpy's own errors of a full disk do not say so
+    np.save(history, plan.simulation.initial_history, allow_pickle=False)
+    (session.run_dir / "initial_history.npy").write_bytes(history.getbuffer())
     monitors = MonitorLogs(session, contract, plan.simulation)
     details = session.start(contract, [inlet.attach for inlet in inlets])
     for name, about in contract.spikenet.items():

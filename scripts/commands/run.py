@@ -17,7 +17,7 @@ from pathlib import Path
 from ...bridges.errors import ExperimentError, LockstepError
 from ...bridges.experiment import Experiment
 from ...bridges.peers import read_page, read_summary
-from ...bridges.session import Session, Stop, check_new_run, unusable
+from ...bridges.session import ENDED, Session, Stop, check_new_run, unusable
 from ..arguments import add_experiment, add_run_dir, experiment_of, forwarded
 from ..program import add_no_report, enter, interpreter, python_for, take_part
 from ..progress import RunProgress
@@ -84,7 +84,8 @@ class _Programs:
                     and not asked
                     and (time.monotonic() > deadline or any(not self._claimed(name) for name in failed))
                 ):
-                    self._end(signal.SIGTERM)  # once: a second signal interrupts hard, in the middle of saving results
+                    # once, and not to those that are saving results: a second signal interrupts hard
+                    self._end(signal.SIGTERM, [name for name in running if not self._ended(name)])
                     asked = True
                 if progress is not None:
                     progress.update()
@@ -113,10 +114,14 @@ class _Programs:
         page = read_page(self.run_dir, name)  # perhaps of an earlier run
         return page is not None and page["pid"] == self.children[name].pid
 
-    def _end(self, number: int) -> None:
-        for child in self.children.values():
-            if child.poll() is None:
-                child.send_signal(number)
+    def _ended(self, name: str) -> bool:
+        page = read_page(self.run_dir, name)
+        return self._claimed(name) and page is not None and page["now"]["state"] in ENDED
+
+    def _end(self, number: int, names: list[str] | None = None) -> None:
+        for name in self.children if names is None else names:
+            if self.children[name].poll() is None:
+                self.children[name].send_signal(number)
 
 
 def _die_with_parent() -> None:

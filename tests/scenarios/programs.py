@@ -1,4 +1,4 @@
-"""Programs as people have them in their terminals, and one that misbehaves on purpose; for the scenarios about faults."""
+"""Programs as people have them in their terminals, one that misbehaves on purpose, and a small experiment."""
 
 from __future__ import annotations
 
@@ -9,7 +9,6 @@ import shlex
 import signal
 import subprocess
 import sys
-import time
 from pathlib import Path
 from typing import Any
 
@@ -92,11 +91,63 @@ def died(run_dir: Path, peer: str) -> None:
     running.wait_until(lambda: not alive(run_dir, peer), f"death of {peer}")
 
 
+NETWORK = """
+def build(request):
+    import nest
+    {broken}
+    return {{
+        region: {{name: nest.Create("parrot_neuron", 3) for name in ("E", "I")}} for region in request.regions
+    }}
+"""
+MODEL = """
+import numpy as np
+from tvb.simulator.lab import connectivity, coupling, integrators, models, monitors, simulator
+
+
+class Fragile(models.WilsonCowan):
+    calls = 0
+
+    def dfun(self, state_variables, coupling, local_coupling=0.0):
+        Fragile.calls += 1
+        derivative = super().dfun(state_variables, coupling, local_coupling)
+        if Fragile.calls > 1000:
+            {broken}
+        return derivative
+
+
+def build(section):
+    conn = connectivity.Connectivity(
+        weights=np.array([[0.0, 1.0, 1.0], [1.0, 0.0, 1.0], [1.0, 1.0, 0.0]]),
+        tract_lengths=np.full((3, 3), 40.0), centres=np.zeros((3, 3)), region_labels=np.array(["A", "B", "C"]),
+        speed=np.array([4.0]),
+    )
+    return simulator.Simulator(
+        connectivity=conn, model=Fragile(), coupling=coupling.Linear(), conduction_speed=4.0,
+        integrator=integrators.HeunDeterministic(dt=0.1), monitors=(monitors.TemporalAverage(period=1.0),),
+    )
+"""
+
+
+def write_experiment(
+    folder: Path, tvb: str = MODEL.format(broken="pass"), network: str = NETWORK.format(broken="")
+) -> None:
+    """A small experiment of three regions, one of them spiking, with the Python of its two sides."""
+    folder.mkdir(exist_ok=True)
+    (folder / "model.py").write_text(tvb)
+    (folder / "network.py").write_text(network)
+    (folder / "experiment.toml").write_text(
+        'name = "own"\nduration = 400.0\n[tvb]\nbuild = "model:build"\n'
+        '[spikenet]\nsimulator = "nest"\nregions = ["A"]\n'
+        '[[interfaces.tvb_to_spikenet]]\nvoi = "E"\npopulations = "E"\ntransformer_params = { scale_factor = 100.0 }\n'
+        '[[interfaces.spikenet_to_tvb]]\nvoi = "E"\npopulations = "E"\ntransformer_params = { scale_factor = 0.01 }\n'
+    )
+
+
 def _misbehave(name: str, experiment: str, run_dir: str, overrides: list[str], fault: str) -> None:
     """Be spiking program `name`, which does as `fault` says:
 
-    "die before PAGE" (hello, offer, ready, attached): kill -9 just before it publishes that. "die in window K",
-    "hang in window K". "wire VERSION": says at hello that it speaks that version only. "": no fault.
+    "die before PAGE", "stop before PAGE" (hello, offer, ready, attached): kill -9, or SIGSTOP, just before it publishes
+    that. "die in window K". "wire VERSION": says at hello that it speaks that version only. "": no fault.
     """
     from tvb_lockstep.bridges.errors import LockstepError
     from tvb_lockstep.bridges.experiment import load
@@ -107,8 +158,8 @@ def _misbehave(name: str, experiment: str, run_dir: str, overrides: list[str], f
 
     class Faulty(Session):
         def publish(self, what: str, content: dict[str, Any]) -> dict[str, Any]:
-            if fault == f"die before {what}":
-                os.kill(os.getpid(), signal.SIGKILL)
+            if fault in (f"die before {what}", f"stop before {what}"):
+                os.kill(os.getpid(), signal.SIGKILL if fault.startswith("die") else signal.SIGSTOP)
             if what == "hello" and fault.startswith("wire"):
                 content = {**content, "toolkit": "9.9", "wire_versions": [int(fault.split()[1])]}
             return super().publish(what, content)
@@ -117,8 +168,6 @@ def _misbehave(name: str, experiment: str, run_dir: str, overrides: list[str], f
         def run(self, first_step: int, end_step: int) -> None:
             if fault == f"die in window {session.window}":
                 os.kill(os.getpid(), signal.SIGKILL)
-            if fault == f"hang in window {session.window}":
-                time.sleep(3600)
             super().run(first_step, end_step)
 
     loaded, path = load(experiment, overrides)

@@ -13,7 +13,7 @@ import h5py
 import programs
 import pytest
 import running
-from programs import ENDLESS, Terminal
+from programs import ENDLESS, MODEL, NETWORK, Terminal, write_experiment
 
 EXPERIMENT = "wilson_cowan"
 
@@ -225,56 +225,6 @@ def test_a_transfer_of_the_last_windows_is_not_lost_when_a_program_dies_just_aft
 
 
 # ---- errors of the user's own code -----------------------------------------------------------------------------------
-
-NETWORK = """
-def build(request):
-    import nest
-    {broken}
-    return {{
-        region: {{name: nest.Create("parrot_neuron", 3) for name in ("E", "I")}} for region in request.regions
-    }}
-"""
-MODEL = """
-import numpy as np
-from tvb.simulator.lab import connectivity, coupling, integrators, models, monitors, simulator
-
-
-class Fragile(models.WilsonCowan):
-    calls = 0
-
-    def dfun(self, state_variables, coupling, local_coupling=0.0):
-        Fragile.calls += 1
-        derivative = super().dfun(state_variables, coupling, local_coupling)
-        if Fragile.calls > 1000:
-            {broken}
-        return derivative
-
-
-def build(section):
-    conn = connectivity.Connectivity(
-        weights=np.array([[0.0, 1.0, 1.0], [1.0, 0.0, 1.0], [1.0, 1.0, 0.0]]),
-        tract_lengths=np.full((3, 3), 40.0), centres=np.zeros((3, 3)), region_labels=np.array(["A", "B", "C"]),
-        speed=np.array([4.0]),
-    )
-    return simulator.Simulator(
-        connectivity=conn, model=Fragile(), coupling=coupling.Linear(), conduction_speed=4.0,
-        integrator=integrators.HeunDeterministic(dt=0.1), monitors=(monitors.TemporalAverage(period=1.0),),
-    )
-"""
-
-
-def write_experiment(folder: Path, tvb: str = MODEL.format(broken="pass"), network: str = NETWORK.format(broken="")) -> None:
-    """A small experiment of three regions, one of them spiking, with the Python of its two sides."""
-    folder.mkdir(exist_ok=True)
-    (folder / "model.py").write_text(tvb)
-    (folder / "network.py").write_text(network)
-    (folder / "experiment.toml").write_text(
-        'name = "own"\nduration = 400.0\n[tvb]\nbuild = "model:build"\n'
-        '[spikenet]\nsimulator = "nest"\nregions = ["A"]\n'
-        '[[interfaces.tvb_to_spikenet]]\nvoi = ["E"]\npopulations = ["E"]\ntransformer_params = { scale_factor = 100.0 }\n'
-        '[[interfaces.spikenet_to_tvb]]\nvoi = ["E"]\npopulations = ["E"]\ntransformer_params = { scale_factor = 0.01 }\n'
-    )
-
 
 def both(folder: Path, run_dir: Path, tmp_path: Path, **values: float) -> dict[str, Terminal]:
     return {name: programs.program(name, folder, run_dir, values, tmp_path / name) for name in ("tvb", "spikenet")}
