@@ -108,7 +108,7 @@ class Session:
         self.window = -1
         self.counters: dict[str, dict[str, int]] = {}
         self.progress: Callable[[str], None] = lambda waiting_for: None
-        self._command = command or (lambda name: f"lockstep {'spikenet' if name not in ('tvb', 'bridge') else name} …")
+        self._command = command or (lambda name: paste_command("lockstep", name, ["…", "--run-dir", str(run_dir)]))
         self.broken = False
         self._started = time.time()
         self._closers: list[Callable[[], None]] = []

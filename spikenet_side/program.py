@@ -17,7 +17,7 @@ from ..bridges.frame import SPIKES, Address, Spikes, encode
 from ..bridges.grid import Grid
 from ..bridges.recording import FrameLog
 from ..bridges.results import SPIKES_NUMBER, finish_if_last
-from ..bridges.session import Session
+from ..bridges.session import Session, paste_command
 from ..bridges.timing import Timing
 from .adapter import Connectome, SpikingSimulator
 
@@ -151,5 +151,9 @@ def join(
     Raises LockstepError with the message that the command would print.
     """
     loaded, path = load(experiment, overrides)
-    session = Session(Path(run_dir), name, loaded)
+    sets = [part for override in overrides or [] for part in ("--set", override)]
+    arguments = [experiment, "--run-dir", str(run_dir), *sets]
+    session = Session(
+        Path(run_dir), name, loaded, command=lambda other: paste_command("lockstep", other, arguments)
+    )
     session.run(lambda session: run(session, path.parent, build), lambda: finish_if_last(session))

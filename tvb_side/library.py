@@ -18,11 +18,17 @@ with warnings.catch_warnings():
     from tvb.simulator.history import SparseHistory
     from tvb.simulator.simulator import Simulator
 
-# importing TVB sets levels of its own for these, and prints from INFO on
-for _name in ("tvb", "tvb.simulator", "tvb.simulator.monitors", "tvb.datatypes", "tvb.basic.config"):
-    logging.getLogger(_name).setLevel(logging.WARNING)
-logging.getLogger("tvb.basic.readers").setLevel(logging.ERROR)  # warns of every optional file a connectivity lacks
 
+def quieten() -> None:
+    """Leave of TVB's messages the warnings that matter."""
+    # importing TVB sets levels of its own for these, and prints from INFO on
+    for name in ("tvb", "tvb.simulator", "tvb.simulator.history", "tvb.simulator.monitors", "tvb.datatypes",
+                 "tvb.basic.config"):  # fmt: skip
+        logging.getLogger(name).setLevel(logging.WARNING)
+    logging.getLogger("tvb.basic.readers").setLevel(logging.ERROR)  # warns of every optional file that is not there
+
+
+quieten()
 
 
 class PlainAccess:

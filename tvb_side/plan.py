@@ -14,7 +14,8 @@ from ..bridges.contract import Channel, Edge, Signal, transformer_name
 from ..bridges.errors import ExperimentError
 from ..bridges.experiment import Experiment, SpikenetSection, SpikenetToTvb, TvbToSpikenet
 from ..bridges.grid import NS_PER_MS, Grid, to_ns
-from .build import build_simulator
+from .build import build_simulator, seed_simulator
+from .library import quieten
 from .simulation import RegionSimulation
 
 # Units of TVB's state variables, where the model's literature gives one; all others are dimensionless or arbitrary.
@@ -39,7 +40,11 @@ class Plan:
         """simulator: a TVB Simulator of one's own in place of what the experiment describes."""
         self.experiment = experiment
         self.model_folder = folder
-        simulator = simulator or build_simulator(experiment.tvb, experiment.seed, folder)
+        if simulator is None:
+            simulator = build_simulator(experiment.tvb, experiment.seed, folder)
+        else:
+            seed_simulator(simulator, experiment.seed)
+        quieten()  # a model of one's own may have imported tvb.simulator.lab, which makes TVB talk again
         self.labels = [str(label) for label in simulator.connectivity.region_labels]
         self.model = type(simulator.model).__name__
         # a proxy's synapse takes over the scaling of TVB's coupling, where that is linear in the delayed state

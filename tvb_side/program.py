@@ -17,7 +17,7 @@ from ..bridges.experiment import load
 from ..bridges.frame import DENSE, Address, encode
 from ..bridges.recording import FrameLog
 from ..bridges.results import MONITOR_NUMBER, finish_if_last
-from ..bridges.session import Session, write_json
+from ..bridges.session import Session, paste_command, write_json
 from ..bridges.timing import Timing
 from .plan import Plan
 from .simulation import RegionSimulation
@@ -230,5 +230,9 @@ def join(simulator: Any, experiment: str, run_dir: str | Path, overrides: list[s
     Raises LockstepError with the message that the command would print.
     """
     loaded, path = load(experiment, overrides)
-    session = Session(Path(run_dir), "tvb", loaded)
+    sets = [part for override in overrides or [] for part in ("--set", override)]
+    arguments = [experiment, "--run-dir", str(run_dir), *sets]
+    session = Session(
+        Path(run_dir), "tvb", loaded, command=lambda other: paste_command("lockstep", other, arguments)
+    )
     session.run(lambda session: run(session, path.parent, simulator), lambda: finish_if_last(session))

@@ -73,7 +73,8 @@ def _print(console: Console, contract: Contract, all_edges: bool) -> None:
     grid, tvb, experiment = contract.grid, contract.tvb, contract.experiment
     exchange = experiment["exchange"]
     minimum = "none" if tvb["min_delay_ms"] is None else f"{tvb['min_delay_ms']:g} ms"
-    console.print(f"[bold]{experiment['name']}[/bold]: {experiment['description']}", highlight=False)
+    title = ": ".join(filter(None, (experiment["name"], experiment["description"])))
+    console.print(title, style="bold", highlight=False, markup=False, soft_wrap=True)
     for line in (
         f"time       {grid.duration_ms:g} ms in {grid.n_windows} windows of {grid.window_ms:g} ms "
         f"({grid.window_steps} steps of {grid.dt_ms:g} ms); min delay {minimum}; tick {grid.tick_ms:g} ms",

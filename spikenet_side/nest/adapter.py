@@ -271,11 +271,17 @@ class Nest:
         return round(steps)
 
     def _choose_min_delay(self, potential: bool) -> int:
-        """NEST's slice in steps: it divides every window, and TVB's dt when potentials are asked for, since a
-        multimeter hands its samples over one slice late."""
+        """NEST's slice in steps: it divides the window, and TVB's dt when potentials are asked for, since a multimeter
+        hands its samples over one slice late.
+
+        A shorter last window may end within a slice, since nothing follows it; not so a slice that is asked for, which
+        makes runs with different windows comparable to their end.
+        """
         grid, section = self._grid, self._section
         last = grid.n_steps % grid.window_steps
-        fits = math.gcd(grid.window_steps, last) * self._dt_steps
+        fits = grid.window_steps * self._dt_steps
+        if section.min_delay is not None:
+            fits = math.gcd(grid.window_steps, last) * self._dt_steps
         if potential:
             fits = math.gcd(fits, self._dt_steps)
         divisors = [n for n in range(1, fits + 1) if fits % n == 0]
