@@ -250,7 +250,7 @@ class Session:
         mine = self._hello
         if not set(mine["wire_versions"]) & set(theirs["wire_versions"]):
             raise ContractError(
-                f"{self.peer} and {name} have no wire version in common: {self.peer} (tvb-lockstep {__version__}) "
+                f"{self.peer} and {name} have no wire version in common: {self.peer} (tvb-lockstep {mine['toolkit']}) "
                 f"speaks {mine['wire_versions']}, {name} (tvb-lockstep {theirs['toolkit']}) speaks "
                 f"{theirs['wire_versions']}. Install the same tvb-lockstep on one of the two sides."
             )

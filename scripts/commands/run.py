@@ -14,7 +14,7 @@ import time
 from collections.abc import Callable
 from pathlib import Path
 
-from ...bridges.errors import ExperimentError, LockstepError
+from ...bridges.errors import ExperimentError, LockstepError, PeerLost
 from ...bridges.experiment import Experiment
 from ...bridges.peers import read_page, read_summary
 from ...bridges.session import ENDED, Session, Stop, check_new_run, unusable
@@ -192,4 +192,6 @@ def _outcome(args: argparse.Namespace, codes: dict[str, int], wall_s: float) -> 
     print(f"run directory: {run_dir}")
     if (run_dir / "report.html").exists():
         print(f"report:        {run_dir / 'report.html'}")
-    return next((code if code > 0 else 128 - code for code in codes.values() if code), 0)
+    # of the program where it began, not of one that lost it
+    begun = sorted((code for code in codes.values() if code), key=lambda code: code == PeerLost.exit_code)
+    return next((code if code > 0 else 128 - code for code in begun), 0)

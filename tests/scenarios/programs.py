@@ -101,7 +101,8 @@ def build(request):
 """
 MODEL = """
 import numpy as np
-from tvb.simulator.lab import connectivity, coupling, integrators, models, monitors, simulator
+from tvb.datatypes import connectivity
+from tvb.simulator import coupling, integrators, models, monitors, simulator
 
 
 class Fragile(models.WilsonCowan):
