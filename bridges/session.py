@@ -457,8 +457,14 @@ def read_run(run_dir: Path) -> dict[str, Any] | None:
 
 def refuse_foreign(run_dir: Path) -> None:
     """Raise RunDirectoryError when `run_dir` holds files that are not of a run. Touches nothing."""
-    if read_run(run_dir) is None and run_dir.exists():
-        strangers = sorted(name for name in os.listdir(run_dir) if name not in ("peers", "run.lock", "log"))
+    # listed before run.json is looked for: another program of the run may be writing it at this moment
+    names = os.listdir(run_dir) if run_dir.exists() else []
+    if read_run(run_dir) is None:
+        strangers = sorted(
+            name
+            for name in names
+            if name not in ("peers", "run.lock", "log") and not (name.startswith("run.json.") and name.endswith(".tmp"))
+        )
         if strangers:
             raise RunDirectoryError(
                 f"{run_dir} is not empty and not a run directory (it holds {', '.join(strangers[:5])}). "
