@@ -26,6 +26,17 @@ TAG = f"LOCKSTEP_SCENARIO={os.getpid()}-{uuid.uuid4().hex}"
 WATCHDOG_S = 240.0  # never what a test waits for; only the end of one that hangs
 COMMAND = [sys.executable, "-m", "tvb_lockstep.scripts.main"]
 
+# The wilson_cowan experiment, as short and small as most scenarios need it: 511 steps, so that the last window is a
+# shorter one. NEST's slice is held fixed, since NEST draws its random numbers slice by slice.
+SMALL: dict[str, Any] = {
+    "duration": 51.1,
+    "spikenet.params.n_excitatory": 40,
+    "spikenet.params.n_inhibitory": 40,
+    "spikenet.min_delay": 0.1,
+}
+MODEL = "interfaces.tvb_to_spikenet.0.model"
+WINDOW = "exchange.synchronization_time"
+
 
 @dataclass(frozen=True)
 class Ended:

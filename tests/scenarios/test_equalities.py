@@ -11,19 +11,9 @@ from typing import Any
 
 import numpy as np
 import pytest
-from running import content, contract_of, differing, provenance
+from running import MODEL, SMALL, WINDOW, content, contract_of, differing, provenance
 
-# 511 steps: the last window is a shorter one for each window length here but one step. NEST's slice is held fixed,
-# since NEST draws its random numbers slice by slice.
-SMALL = {
-    "duration": 51.1,
-    "spikenet.params.n_excitatory": 40,
-    "spikenet.params.n_inhibitory": 40,
-    "spikenet.min_delay": 0.1,
-}
-MODEL = "interfaces.tvb_to_spikenet.0.model"
 PROXY = "interfaces.tvb_to_spikenet.0.proxy_params"
-WINDOW = "exchange.synchronization_time"
 CURRENT = {  # one unit of the coupled variable is 200 pA
     MODEL: "CURRENT",
     "interfaces.tvb_to_spikenet.0.transformer_params": {"scale_factor": 200.0},
@@ -32,6 +22,9 @@ CURRENT = {  # one unit of the coupled variable is 200 pA
 IN_THE_NETWORK = {  # one proxy for each region of TVB, connected along the connectome
     "interfaces.tvb_to_spikenet.0.coupling_mode": "spikeNet",
     PROXY: {"number_of_neurons": 100, "weight": 0.45},
+    "tvb.coupling_params.a": 1.5,
+    "tvb.normalize_weights": "max",
+    "tvb.speed": 4.0,
 }
 OTHER_WAYS = {
     "everything in one process": {"exchange.transport": "memory"},

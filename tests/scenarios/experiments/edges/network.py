@@ -14,7 +14,7 @@ AT = {
 
 
 def spikes_of(population: str, steps: int, period: int) -> dict[int, int]:
-    """How often each neuron of a population fires in each step, for windows of `period` steps.
+    """How often each neuron of a population fires in each step, for windows of `period` steps; all steps are NEST's.
 
     No spike can be in step 0: a generator's first spike, of step 0, comes a delay of one step later.
     """
