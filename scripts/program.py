@@ -68,7 +68,7 @@ def take_part(
         else:
             print(line, file=sys.stderr, flush=True)
 
-    stop = stop or Stop()
+    stop = Stop() if stop is None else stop
     session = Session(args.run_dir, peer, experiment, command=command, tell=tell, overwrite=args.overwrite, stop=stop)
     own = None
     if progress is None and not args.quiet:

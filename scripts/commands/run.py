@@ -14,7 +14,7 @@ import time
 from collections.abc import Callable
 from pathlib import Path
 
-from ...bridges.errors import ExperimentError, LockstepError, PeerLost
+from ...bridges.errors import ExperimentError, Interrupted, LockstepError, PeerLost
 from ...bridges.experiment import Experiment
 from ...bridges.peers import read_page, read_summary
 from ...bridges.session import ENDED, Session, Stop, check_new_run, unusable
@@ -157,6 +157,9 @@ def _in_this_process(args: argparse.Namespace, experiment: Experiment, path: Pat
             codes[name] = take_part(args, name, bodies[name], stop, progress)
         except LockstepError as error:
             codes[name], errors[name] = error.exit_code, error
+            if (read_page(args.run_dir, name) or {"pid": None})["pid"] != os.getpid():
+                # it never took its place, so the others would wait for it
+                stop.reason = stop.reason or f"the failure of {name}"
 
     begun = time.monotonic()
     # NEST has to stay in the thread that imported it: the main thread, where a user's own script has it too
@@ -192,6 +195,8 @@ def _outcome(args: argparse.Namespace, codes: dict[str, int], wall_s: float) -> 
     print(f"run directory: {run_dir}")
     if (run_dir / "report.html").exists():
         print(f"report:        {run_dir / 'report.html'}")
-    # of the program where it began, not of one that lost it
-    begun = sorted((code for code in codes.values() if code), key=lambda code: code == PeerLost.exit_code)
+    # of the program where it began, not of one that was stopped then, or lost it
+    later = (Interrupted.exit_code, PeerLost.exit_code)
+    order = {code: i for i, code in enumerate(later)}
+    begun = sorted((code for code in codes.values() if code), key=lambda code: order.get(code, -1))
     return next((code if code > 0 else 128 - code for code in begun), 0)

@@ -161,6 +161,19 @@ def test_a_foreign_directory_is_refused_and_nothing_is_made_in_it(name, content,
     assert (tmp_path / "run").stat().st_mode & 0o777 == 0o755
 
 
+def test_two_programs_that_start_at_the_same_moment_do_not_take_each_other_for_strangers(sessions, tmp_path):
+    for i in range(40):
+        run_dir = tmp_path / f"run{i}"
+        barrier = threading.Barrier(2)
+
+        def claim(peer, run_dir=run_dir, barrier=barrier):
+            barrier.wait(10)
+            return sessions(peer, run_dir=run_dir).run_id
+
+        first, second = together(lambda: claim("tvb"), lambda: claim("spikenet"))  # noqa: B023
+        assert first == second
+
+
 def test_a_directory_that_cannot_be_is_a_message_with_the_reason(sessions, tmp_path):
     (tmp_path / "file").write_text("")
     for refuse in (
