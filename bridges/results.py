@@ -107,7 +107,7 @@ def logs(run_dir: Path, contract: Contract) -> list[Log]:
             found.append(Log(path_of(run_dir, address), address, signal, channel, stage))
     for i, monitor in enumerate(contract.tvb.get("monitors", [])):
         columns = monitor_columns(contract, monitor)
-        address = Address(run_id, MONITOR_NUMBER + i, f"tvb.monitor{i}", DENSE, len(columns))
+        address = Address(run_id, MONITOR_NUMBER + i, f"tvb.monitor{i}", DENSE, len(columns), gaps=True)
         found.append(Log(path_of(run_dir, address), address, Signal.dense("", columns)))
     for program, about in contract.spikenet.items():
         signal = Signal(

@@ -70,7 +70,7 @@ class MonitorLogs:
         self._logs: list[tuple[FrameLog, Address]] = []
         for i, monitor in enumerate(simulation.monitors):
             columns = 1 + int(np.prod(monitor["shape"]))
-            address = Address(session.run_id, MONITOR_NUMBER + i, f"tvb.monitor{i}", DENSE, columns)
+            address = Address(session.run_id, MONITOR_NUMBER + i, f"tvb.monitor{i}", DENSE, columns, gaps=True)
             log = FrameLog.create(session.run_dir, address)
             session.on_close(log.close)
             self._logs.append((log, address))

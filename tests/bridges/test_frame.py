@@ -273,3 +273,11 @@ def test_a_payload_over_the_cap_is_not_encoded(monkeypatch):
     monkeypatch.setattr(frame, "MAX_PAYLOAD_BYTES", 47)
     with pytest.raises(FrameError, match="48 bytes was given, a frame holds at most 47"):
         encode(RATES, 2, 40, 60, DENSE_PAYLOAD)
+
+
+def test_what_nobody_knows_may_be_nan_only_where_the_channel_has_gaps():
+    address = Address(bytes(16), 1, "tvb.monitor0", DENSE, 2, gaps=True)
+    header, body = encode(address, 0, 0, 1, np.array([[1.0, np.nan]]))
+    assert np.isnan(decode(header, body, address, 0, 0, 1)[0, 1])
+    with pytest.raises(FrameError, match="expected finite, found nan"):
+        decode(header, body, address._replace(gaps=False), 0, 0, 1)
