@@ -6,6 +6,7 @@ import importlib.util
 import sys
 import time
 from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
@@ -36,14 +37,27 @@ def nothing_is_left() -> Iterator[None]:
 
 
 @pytest.fixture(scope="session")
-def run_once(tmp_path_factory: pytest.TempPathFactory) -> Callable[..., Path]:
-    """``run_once(experiment, values)``: the directory of that run, made at the first call and only looked at later."""
+def run_all(tmp_path_factory: pytest.TempPathFactory) -> Callable[..., list[Path]]:
+    """``run_all(experiment, [values, …])``: the directories of these runs, each made at the first call, two at a time,
+    and only looked at later."""
     made: dict[str, Path] = {}
 
-    def run_once(experiment: str | Path, values: dict[str, Any]) -> Path:
-        key = repr((str(experiment), sorted(values.items())))
-        if key not in made:
-            made[key] = running.run(experiment, tmp_path_factory.mktemp("run") / "run", values)
-        return made[key]
+    def run_all(experiment: str | Path, values: list[dict[str, Any]]) -> list[Path]:
+        keys = [repr((str(experiment), sorted(each.items()))) for each in values]
+        missing = {key: each for key, each in zip(keys, values, strict=True) if key not in made}
+        with ThreadPoolExecutor(2) as pool:
+            jobs = {
+                key: pool.submit(running.run, experiment, tmp_path_factory.mktemp("run") / "run", each)
+                for key, each in missing.items()
+            }
+            for key, job in jobs.items():
+                made[key] = job.result()
+        return [made[key] for key in keys]
 
-    return run_once
+    return run_all
+
+
+@pytest.fixture(scope="session")
+def run_once(run_all: Callable[..., list[Path]]) -> Callable[..., Path]:
+    """``run_once(experiment, values)``: the directory of that one run."""
+    return lambda experiment, values: run_all(experiment, [values])[0]

@@ -10,7 +10,7 @@ import subprocess
 import sys
 import time
 import uuid
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -91,7 +91,7 @@ def lockstep(*arguments: str | Path, watchdog_s: float = WATCHDOG_S, **options: 
     return Program(*arguments, **options).wait(watchdog_s)
 
 
-def settings(values: dict[str, Any]) -> list[str]:
+def settings(values: Mapping[str, Any]) -> list[str]:
     """``--set KEY=VALUE`` for each of `values`; texts as they are, all other values as TOML."""
     return [
         part
@@ -119,6 +119,27 @@ def run(
     )  # fmt: skip
     assert ended.code == 0, f"{' '.join(ended.command)} ended with {ended.code}:\n{ended.text}"
     return run_dir
+
+
+def run_in_one_process(
+    experiment: str | Path, runs: dict[Path, dict[str, Any]], watchdog_s: float = WATCHDOG_S
+) -> None:
+    """Several runs in one process, one after the other, each with all its programs in it (transport memory)."""
+    commands = [
+        ["run", str(experiment), "--run-dir", str(run_dir), "--quiet", "--no-report",
+         *settings({**values, "exchange.transport": "memory"})]
+        for run_dir, values in runs.items()
+    ]  # fmt: skip
+    script = (
+        "import json, sys; from tvb_lockstep.scripts.main import main\n"
+        "sys.exit(any([main(arguments) for arguments in json.load(sys.stdin)]))"
+    )
+    name, value = TAG.split("=")
+    ended = subprocess.run(
+        [sys.executable, "-c", script], input=json.dumps(commands), env={**os.environ, name: value},
+        capture_output=True, text=True, timeout=watchdog_s,
+    )  # fmt: skip
+    assert ended.returncode == 0, ended.stdout + ended.stderr
 
 
 def start(
@@ -177,7 +198,7 @@ def kill_everything_started() -> None:
 
 
 def shared_memory() -> set[str]:
-    """Our rings and semaphores in /dev/shm, but for those that processes of somebody else hold at this moment."""
+    """Our rings and semaphores in /dev/shm, but for those of rings that processes of others hold at this moment."""
     entries = {name for name in os.listdir("/dev/shm") if "tvls-" in name}
     if entries:
         ours = started_and_alive()
@@ -186,7 +207,8 @@ def shared_memory() -> set[str]:
                 mapped = (folder / "maps").read_text() if int(folder.name) not in ours else ""
             except OSError:
                 continue
-            entries = {name for name in entries if f"/dev/shm/{name}" not in mapped}
+            # a semaphore goes with its ring: a process has it mapped under another name
+            entries = {e for e in entries if f"/dev/shm/{e.removeprefix('sem.').partition('.')[0]}" not in mapped}
     return entries
 
 

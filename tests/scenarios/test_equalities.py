@@ -14,19 +14,19 @@ import pytest
 from running import MODEL, SMALL, WINDOW, content, contract_of, differing, provenance
 
 PROXY = "interfaces.tvb_to_spikenet.0.proxy_params"
-CURRENT = {  # one unit of the coupled variable is 200 pA
+CURRENT: dict[str, Any] = {  # one unit of the coupled variable is 200 pA
     MODEL: "CURRENT",
     "interfaces.tvb_to_spikenet.0.transformer_params": {"scale_factor": 200.0},
     PROXY: {"weight": 1.0, "delay": 0.2},
 }
-IN_THE_NETWORK = {  # one proxy for each region of TVB, connected along the connectome
+IN_THE_NETWORK: dict[str, Any] = {  # one proxy for each region of TVB, connected along the connectome
     "interfaces.tvb_to_spikenet.0.coupling_mode": "spikeNet",
     PROXY: {"number_of_neurons": 100, "weight": 0.45},
     "tvb.coupling_params.a": 1.5,
     "tvb.normalize_weights": "max",
     "tvb.speed": 4.0,
 }
-OTHER_WAYS = {
+OTHER_WAYS: dict[str, dict[str, Any]] = {
     "everything in one process": {"exchange.transport": "memory"},
     "files": {"exchange.transport": "file"},
     "taking turns": {"exchange.mode": "serial"},
@@ -37,57 +37,56 @@ OTHER_WAYS = {
 }
 
 
-@pytest.mark.parametrize("model", ["RATE", "SPIKES"])
+MODELS = ("RATE", "SPIKES")
+RunAll = Callable[..., list[Path]]
+
+
 @pytest.mark.parametrize("way", OTHER_WAYS)
-def test_a_run_is_the_same_bit_for_bit_with(way: str, model: str, run_once: Callable[..., Path]) -> None:
-    base = run_once("wilson_cowan", {**SMALL, MODEL: model})
-    other = run_once("wilson_cowan", {**SMALL, MODEL: model, **OTHER_WAYS[way]})
-    assert contract_of(base).run_id != contract_of(other).run_id
-    assert differing(base, other) == []
-    assert provenance(other)["balanced"] and provenance(other)["complete"]
-    assert provenance(other)["channels"] == provenance(base)["channels"]  # every spike counted once, wherever
+def test_a_run_is_the_same_bit_for_bit_with(way: str, run_all: RunAll) -> None:
+    values = [{**SMALL, MODEL: model, **changed} for model in MODELS for changed in ({}, OTHER_WAYS[way])]
+    runs = run_all("wilson_cowan", values)
+    for base, other in (runs[:2], runs[2:]):
+        assert contract_of(base).run_id != contract_of(other).run_id
+        assert differing(base, other) == []
+        assert provenance(other)["balanced"] and provenance(other)["complete"]
+        assert provenance(other)["channels"] == provenance(base)["channels"]  # every spike counted once, wherever
 
 
-@pytest.mark.parametrize("model", ["RATE", "SPIKES"])
-def test_another_seed_changes_everything_that_crosses(model: str, run_once: Callable[..., Path]) -> None:
-    base = run_once("wilson_cowan", {**SMALL, MODEL: model})
-    other = run_once("wilson_cowan", {**SMALL, MODEL: model, "seed": 2})
-    changed = set(differing(base, other))
-    assert {*content(base)} <= changed
-    assert {"tvb.h5:monitors/TemporalAverage/data", "spikes.h5:spikes/E@r_precuneus/timestamps"} <= changed
+def test_another_seed_changes_everything_that_crosses(run_all: RunAll) -> None:
+    runs = run_all("wilson_cowan", [{**SMALL, MODEL: model, **seed} for model in MODELS for seed in ({}, {"seed": 2})])
+    for base, other in (runs[:2], runs[2:]):
+        changed = set(differing(base, other))
+        assert {*content(base)} <= changed
+        assert {"tvb.h5:monitors/TemporalAverage/data", "spikes.h5:spikes/E@r_precuneus/timestamps"} <= changed
 
 
-def test_what_is_compared_is_not_empty(run_once: Callable[..., Path]) -> None:
+def test_what_is_compared_is_not_empty(run_all: RunAll) -> None:
     """Equal hashes of nothing would prove nothing."""
-    for model in ("RATE", "SPIKES"):
-        for name, arrays in content(run_once("wilson_cowan", {**SMALL, MODEL: model})).items():
-            assert all(len(array) > 50 for array in arrays), name
-            assert all(len(np.unique(array)) > 20 for array in arrays), name
-    rates = content(run_once("wilson_cowan", {**SMALL, MODEL: "RATE"}))
-    spikes = content(run_once("wilson_cowan", {**SMALL, MODEL: "SPIKES"}))
+    rates, spikes = map(content, run_all("wilson_cowan", [{**SMALL, MODEL: model} for model in MODELS]))
+    for name, arrays in [*rates.items(), *spikes.items()]:
+        assert all(len(array) > 50 for array in arrays), name
+        assert all(len(np.unique(array)) > 20 for array in arrays), name
     assert len(rates["tvb_to_spikenet.0.transformed"]) == 1 and len(spikes["tvb_to_spikenet.0.transformed"]) == 2
 
 
-def test_currents_are_the_same_through_rings_and_in_one_process_taking_turns(run_once: Callable[..., Path]) -> None:
-    a = run_once("wilson_cowan", {**SMALL, **CURRENT})
-    b = run_once("wilson_cowan", {**SMALL, **CURRENT, "exchange.transport": "memory", "exchange.mode": "serial"})
+def test_currents_are_the_same_through_rings_and_in_one_process_taking_turns(run_all: RunAll) -> None:
+    other_way = {"exchange.transport": "memory", "exchange.mode": "serial"}
+    a, b = run_all("wilson_cowan", [{**SMALL, **CURRENT}, {**SMALL, **CURRENT, **other_way}])
     assert np.ptp(content(a)["tvb_to_spikenet.0.transformed"][0]) > 1.0  # pA: it does vary
     assert contract_of(a).channels[0].out.unit == "pA"
     assert differing(a, b) == []
 
 
-@pytest.mark.parametrize("model", ["RATE", "SPIKES"])
-def test_the_length_of_the_window_changes_no_bit(model: str, run_once: Callable[..., Path]) -> None:
-    values = {**SMALL, MODEL: model}
-    base = run_once("wilson_cowan", values)  # windows of 2 ms
-    found = {}
-    for window in (0.1, 0.3, "min_delay"):
-        other = run_once("wilson_cowan", {**values, WINDOW: window})
-        found[window] = contract_of(other).grid.window_steps
-        assert differing(base, other) == [], f"window {window}"
-    longest = contract_of(base).tvb["min_delay_ms"]
-    assert found == {0.1: 1, 0.3: 3, "min_delay": round(longest / 0.1)}
-    assert found["min_delay"] > 20 and contract_of(base).grid.n_steps % found["min_delay"]
+@pytest.mark.parametrize("model", MODELS)
+def test_the_length_of_the_window_changes_no_bit(model: str, run_all: RunAll) -> None:
+    windows = (2.0, 0.1, 0.3, "min_delay")
+    runs = run_all("wilson_cowan", [{**SMALL, MODEL: model, WINDOW: window} for window in windows])
+    for window, run_dir in zip(windows[1:], runs[1:], strict=True):
+        assert differing(runs[0], run_dir) == [], f"window {window}"
+    steps = [contract_of(run_dir).grid.window_steps for run_dir in runs]
+    longest = round(contract_of(runs[0]).tvb["min_delay_ms"] / 0.1)
+    assert steps == [20, 1, 3, longest]
+    assert longest > 20 and 511 % longest
 
 
 def _shifted(run_dir: Path, channel: str) -> np.ndarray:
@@ -95,10 +94,10 @@ def _shifted(run_dir: Path, channel: str) -> np.ndarray:
     return content(run_dir)[f"{channel}.raw"][0][contract_of(run_dir).grid.window_steps :]
 
 
-def test_a_proxy_of_a_region_tells_the_state_of_one_window_before(run_once: Callable[..., Path]) -> None:
+def test_a_proxy_of_a_region_tells_the_state_of_one_window_before(run_all: RunAll) -> None:
     """One way, so that TVB does the same in each run; the states of a region from t = 0 on, whatever the window."""
     values: dict[str, Any] = {**SMALL, **IN_THE_NETWORK, "interfaces.spikenet_to_tvb": []}
-    short, long = (run_once("wilson_cowan", {**values, WINDOW: window}) for window in (0.3, 2.0))
+    short, long = run_all("wilson_cowan", [{**values, WINDOW: window} for window in (0.3, 2.0)])
     for run_dir, steps in ((short, 3), (long, 20)):
         before = content(run_dir)["tvb_to_spikenet.0.raw"][0][:steps]
         assert (before == before[0]).all()  # before t = 0: the initial state of the experiment, E = 0.15 everywhere
@@ -109,14 +108,15 @@ def test_a_proxy_of_a_region_tells_the_state_of_one_window_before(run_once: Call
     assert np.ptp(b, axis=0).min() > 0
 
 
-def test_proxies_in_the_network_are_the_same_through_rings_and_files_and_taking_turns(
-    run_once: Callable[..., Path],
-) -> None:
+def test_proxies_in_the_network_are_the_same_through_rings_and_files_and_taking_turns(run_all: RunAll) -> None:
+    ways: list[dict[str, str]] = [
+        {}, {"exchange.transport": "file"}, {"exchange.transport": "memory", "exchange.mode": "serial"}
+    ]  # fmt: skip
     values = {**SMALL, **IN_THE_NETWORK, MODEL: "SPIKES", WINDOW: 2.0}
-    base = run_once("wilson_cowan", values)
+    base, *others = run_all("wilson_cowan", [{**values, **way} for way in ways])
     assert len(contract_of(base).channels[0].raw.labels) > 20  # TVB regions with a weight to one of the two
-    for way in ({"exchange.transport": "file"}, {"exchange.transport": "memory", "exchange.mode": "serial"}):
-        assert differing(base, run_once("wilson_cowan", {**values, **way})) == [], way
+    for other in others:
+        assert differing(base, other) == []
 
 
 def test_proxies_in_the_network_make_the_connections_of_the_connectome(run_once: Callable[..., Path]) -> None:
@@ -150,11 +150,9 @@ ONE_WAY = {"TVB to the network": "interfaces.spikenet_to_tvb", "the network to T
 
 
 @pytest.mark.parametrize("direction", ONE_WAY)
-def test_one_direction_alone_runs_and_is_the_same_in_one_process_from(
-    direction: str, run_once: Callable[..., Path]
-) -> None:
+def test_one_direction_alone_runs_and_is_the_same_in_one_process_from(direction: str, run_all: RunAll) -> None:
     values = {**SMALL, ONE_WAY[direction]: []}
-    base = run_once("wilson_cowan", values)
+    base, other = run_all("wilson_cowan", [values, {**values, "exchange.transport": "memory"}])
     assert len(contract_of(base).channels) == 1
     assert provenance(base)["balanced"]
-    assert differing(base, run_once("wilson_cowan", {**values, "exchange.transport": "memory"})) == []
+    assert differing(base, other) == []
