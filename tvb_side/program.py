@@ -82,7 +82,9 @@ class MonitorLogs:
             for (log, address), samples in zip(
                 self._logs, self._simulation.record(self._grid.steps(k)[1]), strict=True
             ):
-                rows = np.array([[time_ms, *np.ravel(data)] for time_ms, data in samples]).reshape(-1, address.columns)
+                rows = np.empty((len(samples), address.columns))
+                for row, (time_ms, data) in zip(rows, samples, strict=True):
+                    row[0], row[1:] = time_ms, np.ravel(data)
                 log.append(*encode(address, k, t0, t1, rows))
             self._next = k + 1
 
@@ -150,10 +152,12 @@ class LockStep:
     def needed(self, k: int) -> int:
         """Number of windows whose spikes must have come in before window k is computed."""
         shortest = self.simulation.out_of_proxies_steps
-        if self.serial or (shortest is None and self.simulation.between_proxies_steps is None):
-            lag = 1 if self.serial else self.depth
+        if self.serial:
+            lag = 1
+        elif shortest is None:  # no region that TVB computes hears a spiking one
+            lag = self.depth
         else:
-            lag = self.grid.n_windows if shortest is None else (shortest + 1) // self.grid.window_steps
+            lag = (shortest + 1) // self.grid.window_steps
         # not more than the rings can hold: so no program ever waits for one that waits for it
         return k + 1 - min(max(lag, 1), self.depth)
 
