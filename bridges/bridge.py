@@ -161,12 +161,18 @@ class Inlet:
         assert self._transform is not None
         t0, t1 = self.grid.ticks(k)
         first, end = self.grid.steps(k)
+        late = self.grid.window_steps if self.channel.coupling_mode == "spikeNet" else 0
+        if first < late:  # states from before the start: the proxies are silent, whatever the window
+            columns = self.channel.out.columns
+            return Spikes.none() if self.channel.out.kind == "spikes" else np.zeros((end - first, columns))
         try:
-            out = self._transform(payload, first, end)
+            # the random numbers are those of the time of the states, not of the later time when the proxy plays them
+            out = self._transform(payload, first - late, end - late)
         except transformers.TransformerError as error:
             raise ExperimentError(f"{self.channel.name}, {self.grid.describe(k)}: {error}") from None
         if self.channel.out.kind == "spikes":
-            return check_spikes(Spikes(*out), self._out, k, t0, t1)
+            times, senders = out
+            return check_spikes(Spikes(times + late * self.grid.dt_ticks, senders), self._out, k, t0, t1)
         if np.shape(out) != (end - first, self.channel.out.columns):
             raise FrameError(
                 f"{self.channel.name}, {self.grid.describe(k)}: the transformer returned shape {np.shape(out)}, "

@@ -385,6 +385,8 @@ def _write_dense(group: h5py.Group, log: Log, contract: Contract, notes: list[st
     n = _total_rows(index)
     time_ms = _Column(group, "time_ms", n, units="ms")
     time_ms.attrs["meaning"] = "start of the TVB step that the row holds for"
+    if log.stage == "raw" and log.channel is not None and log.channel.coupling_mode == "spikeNet":
+        time_ms.attrs["meaning"] += "; the states themselves are those of one window before"
     data = _Column(group, "data", n, (log.address.columns,), units=log.signal.unit)
     windows = _Windows(group, index, contract)
     for k, rows in _frames(index, notes):

@@ -25,6 +25,8 @@ VOI_UNITS = {
     "ZerlautAdaptationFirstOrder": {"E": "kHz", "I": "kHz", "W_e": "pA", "W_i": "pA"},
     "ZerlautAdaptationSecondOrder": {"E": "kHz", "I": "kHz", "W_e": "pA", "W_i": "pA"},
 }
+# The shortest synapse of a proxy, in steps of its simulator: a current acts one step later than a spike (NEST).
+SYNAPSE_STEPS = {"RATE": 1, "SPIKES": 1, "CURRENT": 2}
 DEVICE_UNITS = {"RATE": "Hz", "SPIKES": "Hz", "CURRENT": "pA"}
 PROXY_PARAMS = ("number_of_neurons", "weight", "delay", "receptor_type")
 
@@ -173,25 +175,27 @@ class Plan:
         if steps > latency:
             raise ExperimentError(
                 f'exchange.synchronization_time = {asked} ms: with coupling_mode = "spikeNet" a proxy\'s synapse '
-                f"carries the delay less the window, at least one step of the spiking simulator; the longest window "
-                f"is {latency * grid.dt_ms:g} ms, for the edge {self._tightest_edge()}."
+                f"carries the delay less the window, and cannot be that short in the spiking simulator; the longest "
+                f"window is {latency * grid.dt_ms:g} ms, for the edge {self._tightest_edge()}."
             )
         return min(steps, grid.n_steps)
 
-    def _proxy_edges(self) -> list[tuple[int, int, str]]:
-        """(source, target, program) of the edges that become synapses of proxies (coupling_mode = "spikeNet")."""
+    def _tightest(self) -> tuple[int, int, int] | None:
+        """Of the edges that become synapses of proxies (coupling_mode = "spikeNet"), the one that leaves least for the
+        window: (source, target, what its synapse needs [ns]). None when there is no such edge."""
         edges = []
         for _, row, program, regions in self._rows("tvb_to_spikenet"):
             if row.coupling_mode == "spikeNet":
-                for region in regions:
-                    target = self.labels.index(region)
+                resolution_ns = to_ns(self.experiment.program(program).resolution, "resolution")
+                needed_ns = SYNAPSE_STEPS[row.model] * resolution_ns
+                for target in map(self.labels.index, regions):
                     sources = np.nonzero(self.simulation.weights[target])[0]
-                    edges += [(int(source), target, program) for source in sources if source != target]
-        return edges
+                    edges += [(int(source), target, needed_ns) for source in sources if source != target]
+        return min(edges, key=self._room_ns, default=None)
 
-    def _tightest(self) -> tuple[int, int, str] | None:
-        edges = self._proxy_edges()
-        return min(edges, key=lambda edge: self.simulation.delay_steps[edge[1], edge[0]]) if edges else None
+    def _room_ns(self, edge: tuple[int, int, int]) -> int:
+        source, target, needed_ns = edge
+        return round(self._delay_ms(source, target) * NS_PER_MS) - needed_ns
 
     def _tightest_edge(self) -> str:
         edge = self._tightest()
@@ -203,19 +207,16 @@ class Plan:
         return round(float(self.simulation.delay_steps[target, source]) * self.simulation.dt_ms, 9)
 
     def _longest_with_synapses(self, grid: Grid) -> int:
-        """The longest window for which every proxy's synapse still has one step of its simulator [TVB steps]."""
+        """The longest window that leaves every proxy's synapse the delay that its simulator needs [TVB steps]."""
         edge = self._tightest()
         if edge is None:
             return grid.n_steps
-        source, target, program = edge
-        resolution = to_ns(self.experiment.program(program).resolution, "resolution")
-        delay_ns = int(self.simulation.delay_steps[target, source]) * grid.dt_ticks * grid.tick_ns
-        longest = (delay_ns - resolution) // (grid.dt_ticks * grid.tick_ns)
+        longest = self._room_ns(edge) // (grid.dt_ticks * grid.tick_ns)
         if longest < 1:
             raise ExperimentError(
                 f'coupling_mode = "spikeNet": the edge {self._tightest_edge()} is too short: the synapse of its proxy '
                 f"carries the delay less one window of at least {grid.dt_ms:g} ms, and needs at least "
-                f'{resolution / NS_PER_MS:g} ms. Lengthen the tract, lower tvb.speed, or use coupling_mode = "TVB".'
+                f"{edge[2] / NS_PER_MS:g} ms. Lengthen the tract, lower tvb.speed, or use coupling_mode = \"TVB\"."
             )
         return longest
 

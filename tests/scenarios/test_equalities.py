@@ -108,6 +108,23 @@ def test_a_proxy_of_a_region_tells_the_state_of_one_window_before(run_all: RunAl
     assert np.ptp(b, axis=0).min() > 0
 
 
+@pytest.mark.parametrize(("model", "longest"), [("SPIKES", 62), ("CURRENT", 61)])  # the delay of 63 steps, less 1 or 2
+def test_with_proxies_in_the_network_too_the_window_changes_no_bit(
+    model: str, longest: int, run_all: RunAll
+) -> None:
+    """The proxies are silent before t = 0, and their random numbers are those of the states' time. (RATE is played by
+    NEST's own generators, whose random numbers are those of the time of playing.)"""
+    windows = (2.0, 0.1, 0.3, "min_delay")
+    values = {**SMALL, **(CURRENT if model == "CURRENT" else {}), **IN_THE_NETWORK, MODEL: model}
+    runs = run_all("wilson_cowan", [{**values, WINDOW: window} for window in windows])
+    spikes = [content(run_dir)["spikenet.spikes"] for run_dir in runs]
+    assert len(spikes[0][0]) > 100
+    for window, other in zip(windows[1:], spikes[1:], strict=True):
+        assert all(np.array_equal(a, b) for a, b in zip(spikes[0], other, strict=True)), f"window {window}"
+    steps = [contract_of(run_dir).grid.window_steps for run_dir in runs]
+    assert steps == [20, 1, 3, longest]
+
+
 def test_proxies_in_the_network_are_the_same_through_rings_and_files_and_taking_turns(run_all: RunAll) -> None:
     ways: list[dict[str, str]] = [
         {}, {"exchange.transport": "file"}, {"exchange.transport": "memory", "exchange.mode": "serial"}
