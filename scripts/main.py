@@ -17,6 +17,7 @@ COMMANDS = {
     "bridge": "the bridge of a run as a program of its own, in this terminal",
     "check": "validate an experiment without running it and print the contract",
     "inspect": "look into what was exchanged: channels, windows, values",
+    "diff": "the first and the largest difference of two runs",
     "status": "what every program of a run is doing now",
     "plot": "make the report of a run again",
     "env": "list, make and remove environments",
