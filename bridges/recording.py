@@ -53,7 +53,7 @@ class FrameLog:
         (run_dir / "record").mkdir(mode=0o700, exist_ok=True)
         return cls(path_of(run_dir, address), address)
 
-    def append(self, header: bytes, body: bytes | memoryview) -> None:
+    def append(self, header: bytes | memoryview, body: bytes | memoryview) -> None:
         """Add one frame as made by ``frame.encode``.
 
         Raises RunDirectoryError when the disk is full or fails; the log then still ends with a complete frame.

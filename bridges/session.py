@@ -526,11 +526,11 @@ def one_line(error: BaseException) -> str:
 def two_columns(mine: dict[str, Any], theirs: dict[str, Any], my_name: str, their_name: str) -> str:
     """The keys in which two flat dicts differ, with both values."""
     missing = object()
-    rows = [("", my_name, their_name)]
+    rows = [["", my_name, their_name]]
     for key in sorted({*mine, *theirs}):
-        ours, other = mine.get(key, missing), theirs.get(key, missing)
-        if ours != other:
-            rows.append((key, *("(absent)" if value is missing else json.dumps(value) for value in (ours, other))))
+        values = mine.get(key, missing), theirs.get(key, missing)
+        if values[0] != values[1]:
+            rows.append([key, *("(absent)" if value is missing else json.dumps(value) for value in values)])
     widths = [min(60, max(len(row[i]) for row in rows)) for i in range(3)]
     return "\n".join(
         "  " + "  ".join(cell.ljust(width) for cell, width in zip(row, widths, strict=True)).rstrip() for row in rows

@@ -100,8 +100,7 @@ class Toolkit:
             sender.send(header, body, k, t0, t1, check)
         self._got = []
         for receiver, address in self._in:
-            header, body = receiver.receive(k, t0, t1, check)
-            self._got.append(decode(header, body, address, k, t0, t1))
+            self._got.append(decode(*receiver.receive(k, t0, t1, check), address, k, t0, t1))
 
     def verify(self, k: int) -> bool:
         """Whether the last window brought what the other side sent in window `k`."""

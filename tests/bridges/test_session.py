@@ -170,7 +170,7 @@ def test_two_programs_that_start_at_the_same_moment_do_not_take_each_other_for_s
             barrier.wait(10)
             return sessions(peer, run_dir=run_dir).run_id
 
-        first, second = together(lambda: claim("tvb"), lambda: claim("spikenet"))  # noqa: B023
+        first, second = together(lambda: claim("tvb"), lambda: claim("spikenet"))
         assert first == second
 
 
