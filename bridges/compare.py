@@ -339,11 +339,12 @@ def _compare_dense(found: LogComparison, one: _Stream, two: _Stream) -> None:
         distance[np.isnan(distance)] = np.inf  # a number in one run, and none in the other
 
         at = int(np.argmax(distance))
-        for i in [0] * (found.first is None) + [at] * bool(distance[at] > largest):
-            windows = int(a.windows[rows[i]]), int(b.windows[rows[i]])
+        for here in [0] * (found.first is None) + [at] * bool(distance[at] > largest):
+            windows = int(a.windows[rows[here]]), int(b.windows[rows[here]])
             difference = Difference(
                 windows, (one.interval_ms(windows[0]), two.interval_ms(windows[1])),
-                int(a.times_ns[rows[i]]) / NS_PER_MS, signal.labels[columns[i]], (float(x[i]), float(y[i])), unit,
+                int(a.times_ns[rows[here]]) / NS_PER_MS, signal.labels[columns[here]],
+                (float(x[here]), float(y[here])), unit,
             )  # fmt: skip
             found.first = found.first or difference
         if distance[at] > largest:
@@ -364,6 +365,24 @@ def differing_values(a: np.ndarray, b: np.ndarray) -> np.ndarray:
     if different.any():
         different &= ~(np.isnan(a) & np.isnan(b))
     return different
+
+
+def frame_difference(signal: Signal, grid: Grid, k: int, one: Any, two: Any) -> Difference | None:
+    """The first difference of two payloads of window `k`; None when they are the same."""
+    t0, t1 = (grid.ms(tick) for tick in grid.ticks(k))
+    here = (k, k), ((t0, t1), (t0, t1))
+    if isinstance(one, Spikes):
+        times, senders, ours, theirs = spike_counts(*one, *two)
+        if not len(times):
+            return None
+        label = neuron(signal, np.concatenate(([0], np.cumsum(signal.sizes))), int(senders[0]))
+        return Difference(*here, grid.ms(int(times[0])), label, (int(ours[0]), int(theirs[0])), spike=True)
+    rows, columns = np.nonzero(differing_values(one, two))
+    if not len(rows):
+        return None
+    values = float(one[rows[0], columns[0]]), float(two[rows[0], columns[0]])
+    time_ms = grid.ms((grid.steps(k)[0] + int(rows[0])) * grid.dt_ticks)
+    return Difference(*here, time_ms, signal.labels[columns[0]], values, signal.unit)
 
 
 def _side_by_side(one: Iterator[_Rows], two: Iterator[_Rows]) -> Iterator[tuple[_Rows, _Rows]]:

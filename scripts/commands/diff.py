@@ -55,6 +55,6 @@ def _keys(title: str, sides: tuple[dict[str, Any], dict[str, Any]]) -> None:
         print(f"{title}: the same")
         return
     shown = [{key: side[key] for key in keys[:KEYS_SHOWN] if key in side} for side in sides]
-    print(f"{title}:\n{two_columns(*shown, *NAMES)}")
+    print(f"{title}:\n{two_columns(shown[0], shown[1], *NAMES)}")
     if len(keys) > KEYS_SHOWN:
         print(f"  … and {len(keys) - KEYS_SHOWN} more")
