@@ -19,7 +19,6 @@ from .frame import Payload, Spikes, check_dense, check_spikes, decode, encode
 from .grid import Grid, to_ns
 from .recording import FrameLog
 from .session import Session
-from .transports import attach, create
 from .transports.base import Receiver, Sender
 
 SPIKE_SLOT_BYTES = 1 << 16  # a frame of spikes may be longer: it then takes several slots
@@ -69,9 +68,8 @@ class Outlet:
         self.next = 0  # the window whose frame is sent next
         self._address = channel.address(session.run_id, stage)
         signal = channel.raw if stage == "raw" else channel.out
-        self._sender: Sender = create(
-            session.experiment.exchange.transport, self._address, session.place,
-            depth=session.experiment.exchange.depth, slot_bytes=slot_bytes(channel, stage, self.grid),
+        self._sender: Sender = session.open_sender(
+            self._address, slot_bytes(channel, stage, self.grid),
             describe={
                 "interface": channel.name, "stage": stage, "unit": signal.unit, "labels": signal.labels,
                 "sizes": signal.sizes, "kind": signal.kind, "dt_ms": self.grid.dt_ms, "tick_ms": self.grid.tick_ms,
@@ -120,7 +118,7 @@ class Inlet:
 
     def attach(self) -> None:
         """Open the channel; its producer has created it."""
-        self._receiver = attach(self.session.experiment.exchange.transport, self._address, self.session.place)
+        self._receiver = self.session.open_receiver(self._address)
         self.session.on_close(self._receiver.close)
 
     def take(self, spent: Spent) -> Any:

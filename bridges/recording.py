@@ -166,17 +166,19 @@ class FrameIndex:
         self._known(k)
         return self._rows[k]
 
+    def frame(self, k: int) -> tuple[memoryview, memoryview]:
+        """Header and body of window `k` as they were written. Raises IndexError when the log has no such window."""
+        self._known(k)
+        start, end = self._offsets[k], self._offsets[k + 1]
+        data = memoryview(os.pread(self._fd, end - start, start))
+        return data[:HEADER_BYTES], data[HEADER_BYTES:]
+
     def payload(self, k: int) -> Payload:
         """The payload of window `k`, checked in full (a read-only array, or Spikes).
 
         Raises FrameError when it was altered, IndexError when the log has no such window.
         """
-        self._known(k)
-        start, end = self._offsets[k], self._offsets[k + 1]
-        data = memoryview(os.pread(self._fd, end - start, start))
-        return frame.decode(
-            data[:HEADER_BYTES], data[HEADER_BYTES:], self.address, k, self._edges[k], self._edges[k + 1]
-        )
+        return frame.decode(*self.frame(k), self.address, k, self._edges[k], self._edges[k + 1])
 
     def __iter__(self) -> Iterator[Payload]:
         for k in range(len(self)):

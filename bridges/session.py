@@ -30,15 +30,15 @@ from . import __version__
 from .contract import Contract
 from .errors import ContractError, Interrupted, LockstepError, PeerLost, RunDirectoryError
 from .experiment import Experiment
-from .frame import WIRE_VERSION
+from .frame import WIRE_VERSION, Address
 from .peers import Page, alive, hold_place, pages, read_page, read_summary
-from .transports import remove_leftovers
-from .transports.base import Place
+from .transports import attach, create, remove_leftovers
+from .transports.base import Place, Receiver, Sender
 
 MEETING_POLL_S = 0.02
 RESULTS = ("tvb.h5", "spikes.h5", "exchange.h5", "timing.json", "provenance.json", "report.html", "contract.json",
            "experiment.json", "initial_history.npy", "finished_by")  # fmt: skip
-FOLDERS = ("record", "timing", "exchange")
+FOLDERS = ("record", "timing", "exchange", "replays")
 ENDED = ("finished", "interrupted", "failed")
 FULL_OR_READ_ONLY = (errno.ENOSPC, errno.EDQUOT, errno.EROFS, errno.EFBIG, errno.EIO)
 PACKAGES = ("tvb-lockstep", "tvb-library", "tvb-data", "nest-simulator", "ANNarchy", "neuron", "netpyne", "numpy",
@@ -86,7 +86,8 @@ class Session:
     """One program's part in a run. A context manager: leaving it publishes how the program ended.
 
     peer: "tvb", "bridge", or the name of a spiking program. command: what a person types to start program NAME, by
-    name. tell: prints a line for the person at this terminal.
+    name. tell: prints a line for the person at this terminal. source: the experiment's file, so that a replay finds the
+    Python beside it.
     """
 
     def __init__(
@@ -99,11 +100,13 @@ class Session:
         tell: Callable[[str], None] = lambda line: print(line, file=sys.stderr, flush=True),
         overwrite: bool = False,
         stop: Stop | None = None,
+        source: Path | None = None,
     ) -> None:
         self.run_dir = Path(os.path.abspath(run_dir))
         self.peer = peer
         self.experiment = experiment
         self._tell = tell
+        self._source = source
         self.stop = stop if stop is not None else Stop()
         self.window = -1
         self.counters: dict[str, dict[str, int]] = {}
@@ -177,10 +180,14 @@ class Session:
             run = {"run_id": uuid.uuid4().hex, "created": time.strftime("%Y-%m-%d %H:%M:%S"),
                    "experiment": self.experiment.name, "wire_version": WIRE_VERSION}  # fmt: skip
             write_json(self.run_dir / "run.json", run)
+        self._begin(run)
+
+    def _begin(self, run: dict[str, Any]) -> None:
         self.run_id = bytes.fromhex(run["run_id"])
+        source = {} if self._source is None else {"experiment_file": str(self._source)}
         self.page = Page(
             self.run_dir, self.peer, run["run_id"],
-            {"toolkit": __version__, "python": platform.python_version(), "versions": installed_versions()},
+            {"toolkit": __version__, "python": platform.python_version(), "versions": installed_versions(), **source},
         )  # fmt: skip
 
     def _clear(self, run: dict[str, Any]) -> None:
@@ -198,6 +205,15 @@ class Session:
     @property
     def place(self) -> Place:
         return Place(self.run_dir, self.run_id, self.experiment.exchange.keep)
+
+    def open_sender(self, address: Address, slot_bytes: int, describe: dict[str, Any]) -> Sender:
+        """The producing end of a channel, on the experiment's transport."""
+        exchange = self.experiment.exchange
+        return create(exchange.transport, address, self.place, exchange.depth, slot_bytes, describe)
+
+    def open_receiver(self, address: Address) -> Receiver:
+        """The consuming end of a channel, on the experiment's transport."""
+        return attach(self.experiment.exchange.transport, address, self.place)
 
     # ---- meeting ---------------------------------------------------------------------------------------------
 

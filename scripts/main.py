@@ -18,6 +18,7 @@ COMMANDS = {
     "check": "validate an experiment without running it and print the contract",
     "inspect": "look into what was exchanged: channels, windows, values",
     "diff": "the first and the largest difference of two runs",
+    "replay": "run one program of a run alone, on the recording of the others, and check what it sends",
     "status": "what every program of a run is doing now",
     "plot": "make the report of a run again",
     "env": "list, make and remove environments",

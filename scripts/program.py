@@ -56,7 +56,7 @@ def take_part(
 
     stop, progress: those of a process that holds several programs; by default this program has its own.
     """
-    experiment, _ = experiment_of(args)
+    experiment, path = experiment_of(args)
     os.umask(0o077)  # the run is its owner's alone
 
     def command(name: str) -> str:
@@ -69,7 +69,9 @@ def take_part(
             print(line, file=sys.stderr, flush=True)
 
     stop = Stop() if stop is None else stop
-    session = Session(args.run_dir, peer, experiment, command=command, tell=tell, overwrite=args.overwrite, stop=stop)
+    session = Session(
+        args.run_dir, peer, experiment, command=command, tell=tell, overwrite=args.overwrite, stop=stop, source=path
+    )
     own = None
     if progress is None and not args.quiet:
         own = progress = RunProgress(session.run_dir, [peer], experiment.duration)
