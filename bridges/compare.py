@@ -20,6 +20,7 @@ from .errors import FrameError, RunDirectoryError
 from .experiment import flatten
 from .frame import DENSE, Spikes
 from .grid import NS_PER_MS, Grid
+from .peers import pages
 from .recording import FrameIndex
 from .results import Log
 
@@ -126,7 +127,8 @@ def compare_runs(run_1: Path, run_2: Path, names: Names = ("run 1", "run 2")) ->
     """Compare all that two runs recorded. Raises RunDirectoryError when one of them is no run."""
     contracts = results.read_contract(run_1), results.read_contract(run_2)
     asked = tuple(flatten(contract.experiment) for contract in contracts)
-    versions = tuple(_versions(run_dir, contract) for run_dir, contract in zip((run_1, run_2), contracts, strict=True))
+    both = set(pages(run_1)) & set(pages(run_2))  # in a replay one program ran alone
+    versions = _versions(run_1, contracts[0], both), _versions(run_2, contracts[1], both)
     agreed = tuple(map(_agreed, contracts))
     return RunComparison(
         differing_keys(*asked), differing_keys(*versions), differing_keys(*agreed),
@@ -194,9 +196,11 @@ def differing_keys(a: dict[str, Any], b: dict[str, Any]) -> tuple[dict[str, Any]
     return {key: a[key] for key in keys if key in a}, {key: b[key] for key in keys if key in b}
 
 
-def _versions(run_dir: Path, contract: Contract) -> dict[str, Any]:
+def _versions(run_dir: Path, contract: Contract, programs: set[str]) -> dict[str, Any]:
     found: dict[str, Any] = {}
     for name, about in results.programs(run_dir, contract).items():
+        if name not in programs:
+            continue
         own = {"toolkit": about.get("toolkit"), "python": about.get("python"), **(about.get("versions") or {})}
         found |= {f"{name}.{package}": version for package, version in own.items() if version is not None}
     for name, about in contract.spikenet.items():

@@ -163,7 +163,9 @@ class ReplaySession(Session):
         found = {name: self.await_page(name, "ready")["details"] for name in self.others}
         found[self.peer] = details
         write_json(self.run_dir / "experiment.json", contract.experiment)
-        write_json(self.run_dir / "contract.json", contract.to_json())
+        written = contract.to_json()
+        written["spikenet"] = {name: {**about, **found[name]} for name, about in contract.spikenet.items()}
+        write_json(self.run_dir / "contract.json", written)
         for each in attach:
             each()
         return found

@@ -14,6 +14,7 @@ import pytest
 import running
 from running import MODEL, SMALL, WINDOW, Ended, lockstep
 from tvb_lockstep.bridges import frame
+from tvb_lockstep.bridges.compare import compare_runs
 from tvb_lockstep.bridges.frame import HEADER_BYTES
 from tvb_lockstep.bridges.peers import hold_place
 from tvb_lockstep.bridges.recording import path_of, read
@@ -245,6 +246,12 @@ def test_a_script_can_replay_what_it_joined(run_once, tmp_path: Path) -> None:
     assert [(log.name, log.identical, log.windows) for log in logs] == [
         ("tvb_to_spikenet.0.raw", True, (26, 26)), ("spikenet_to_tvb.0.transformed", True, (26, 26)),
         ("tvb.monitor0", True, (26, 26)),
+    ]  # fmt: skip
+    # and a replay can be compared as any run
+    compared = compare_runs(run_dir, tmp_path / "again")
+    assert compared.identical and compared.experiment == compared.versions == compared.contract == ({}, {})
+    assert [log.name for log in compared.logs if not log.comparable] == [
+        "tvb_to_spikenet.0.transformed", "spikenet.spikes"
     ]  # fmt: skip
 
 
