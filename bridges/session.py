@@ -256,8 +256,10 @@ class Session:
 
     def meet(self) -> None:
         """Hello: exchange experiments and wire versions with everybody; refuse on both sides when they differ."""
+        # which versions a side runs on is its own affair
+        asked = {key: value for key, value in self.experiment.flat().items() if not key.startswith("environments.")}
         self._hello = self.publish(
-            "hello", {"toolkit": __version__, "wire_versions": [WIRE_VERSION], "experiment": self.experiment.flat()}
+            "hello", {"toolkit": __version__, "wire_versions": [WIRE_VERSION], "experiment": asked}
         )
         for name in self.others:
             self._compare(name, self.await_page(name, "hello"))

@@ -21,6 +21,11 @@ def add_experiment(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--simulator", choices=("nest", "annarchy", "netpyne"), help="the same as --set spikenet.simulator=…"
     )
+    for side in ("tvb", "spikenet"):
+        parser.add_argument(
+            f"--{side}-env", metavar="REQUIREMENTS",
+            help=f"other versions for that side, as \"numpy<2\"; the same as --set environments.{side}=…",
+        )  # fmt: skip
     parser.add_argument("--bridge", choices=("receiver", "own"), help="the same as --set exchange.bridge=…")
 
 
@@ -34,7 +39,10 @@ def add_run_dir(parser: argparse.ArgumentParser, required: bool) -> None:
 
 
 def overrides_of(args: argparse.Namespace) -> list[str]:
-    shorthand = {"exchange.bridge": args.bridge, "spikenet.simulator": args.simulator}
+    shorthand = {
+        "exchange.bridge": args.bridge, "spikenet.simulator": args.simulator,
+        "environments.tvb": args.tvb_env, "environments.spikenet": args.spikenet_env,
+    }  # fmt: skip
     return [*args.overrides, *(f"{key}={value}" for key, value in shorthand.items() if value is not None)]
 
 

@@ -337,6 +337,7 @@ def locked(name: str) -> Iterator[int]:
             try:
                 fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
             except BlockingIOError:
+                time.sleep(0.2)  # it writes its number right after it has taken the lock
                 holder = file.read_text() if file.exists() else ""
                 say(f"environment {name} is being made by process {holder or '?'}; waiting for it …")
                 fcntl.flock(lock, fcntl.LOCK_EX)

@@ -221,6 +221,11 @@ def test_different_experiments_are_refused_on_both_sides_with_only_what_differs(
         assert rows == {key: row if mine == "tvb" else row[::-1] for key, row in expected.items()}
 
 
+def test_the_sides_may_run_on_other_versions(sessions):
+    tvb, nest = sessions("tvb"), sessions("spikenet", "environments.spikenet=nest-simulator==3.9")
+    assert together(tvb.meet, nest.meet) == [None, None]
+
+
 def test_a_program_of_another_name_ends_the_waiting(sessions):
     spikenet, cortex = sessions("spikenet"), sessions("cortex", "spikenet.name=cortex")
     for error in together(spikenet.meet, cortex.meet):

@@ -103,7 +103,7 @@ class Program:
             options = json.dumps({"n": n, "keep": place.keep, **options})
             self.process = subprocess.Popen(
                 [sys.executable, str(PEER), role, transport, str(place.run_dir), place.run_id.hex(), options],
-                stdout=subprocess.PIPE, text=True,
+                stdout=subprocess.PIPE, bufsize=0,  # or a readline would keep what communicate looks for
             )  # fmt: skip
 
     def _say(self, word: str) -> None:
@@ -113,7 +113,7 @@ class Program:
 
     def await_word(self, word: str) -> None:
         if self.process:
-            assert self.process.stdout.readline().strip() == word
+            assert self.process.stdout.readline().strip() == word.encode()
         else:
             with self._word:
                 assert self._word.wait_for(lambda: word in self.words or self.future.done(), 60)
