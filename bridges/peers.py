@@ -100,9 +100,16 @@ class Page:
         self._map = mmap.mmap(fd, len(text))
         os.close(fd)
         self._now = slice(len(prefix), len(text))
+        self._said = ("starting", -1, "")
 
     def update(self, state: str, window: int, waiting_for: str = "") -> None:
-        """State: starting, waiting, computing, finishing, or how it ended: finished, interrupted, failed."""
+        """State: starting, waiting, computing, finishing, or how it ended: finished, interrupted, failed.
+
+        Saying the same again changes nothing: `since` is when it began.
+        """
+        if (state, window, waiting_for) == self._said:
+            return
+        self._said = (state, window, waiting_for)
         self._map[self._now] = (_NOW % (state, window, waiting_for[:31], time.time())).encode()
 
     def close(self) -> None:

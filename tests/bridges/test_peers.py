@@ -6,6 +6,7 @@ import signal
 import subprocess
 import sys
 import threading
+import time
 
 import pytest
 from tvb_lockstep.bridges.peers import Page, alive, hold_place, pages, read_page, read_summary
@@ -142,3 +143,16 @@ def test_pages_are_those_of_programs_and_not_what_else_they_publish(run_dir):
 def test_a_summary_that_was_cut_off_is_none(run_dir):
     (run_dir / "peers" / "tvb.summary.json").write_text('{"state": "fin')
     assert read_summary(run_dir, "tvb") is None
+
+
+def test_since_is_when_a_program_began_to_do_what_it_does(tmp_path):
+    (tmp_path / "peers").mkdir()
+    page = Page(tmp_path, "tvb", "ab" * 16, {})
+    page.update("waiting", 3, "spikenet")
+    first = read_page(tmp_path, "tvb")["now"]["since"]
+    time.sleep(0.01)
+    page.update("waiting", 3, "spikenet")
+    assert read_page(tmp_path, "tvb")["now"]["since"] == first
+    page.update("computing", 3)
+    assert read_page(tmp_path, "tvb")["now"]["since"] > first
+    page.close()
