@@ -15,14 +15,10 @@ from .arguments import add_experiment, add_run_dir, command_prefix, experiment_o
 from .progress import RunProgress
 
 
-def add_arguments(parser: argparse.ArgumentParser) -> None:
+def add_arguments(parser: argparse.ArgumentParser, run_dir_required: bool = True) -> None:
     add_experiment(parser)
-    add_run_dir(parser, required=True)
+    add_run_dir(parser, run_dir_required)
     parser.add_argument("--quiet", action="store_true", help="no progress, only messages")
-    add_no_report(parser)
-
-
-def add_no_report(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--no-report", action="store_true", help="results, but no report.html (`lockstep plot` makes it later)"
     )

@@ -18,8 +18,9 @@ from ...bridges.errors import ExperimentError, Interrupted, LockstepError, PeerL
 from ...bridges.experiment import Experiment
 from ...bridges.peers import read_page, read_summary
 from ...bridges.session import ENDED, Session, Stop, check_new_run, unusable
-from ..arguments import add_experiment, add_run_dir, experiment_of, forwarded
-from ..program import add_no_report, enter, interpreter, python_for, take_part
+from ..arguments import experiment_of, forwarded
+from ..program import add_arguments as add_program_arguments
+from ..program import enter, interpreter, python_for, take_part
 from ..progress import RunProgress
 
 GRACE_S = 10.0  # for the others, after one program has failed
@@ -27,10 +28,7 @@ PR_SET_PDEATHSIG = 1
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
-    add_experiment(parser)
-    add_run_dir(parser, required=False)
-    parser.add_argument("--quiet", action="store_true", help="no progress, only the outcome")
-    add_no_report(parser)
+    add_program_arguments(parser, run_dir_required=False)
 
 
 def run(args: argparse.Namespace) -> int:
@@ -138,7 +136,7 @@ def _in_this_process(args: argparse.Namespace, experiment: Experiment, path: Pat
             f"exchange.transport = 'memory': a process holds each simulator once, and the spiking programs are "
             f"{', '.join(f'{p.name} ({p.simulator})' for p in experiment.spikenet)}. Use shm or file."
         )
-    enter(["tvb", *simulators])
+    enter(["tvb", *simulators], f"{experiment.environments.tvb} {experiment.environments.spikenet}".strip())
     from ...bridges.bridge import run_bridge
     from ...spikenet_side.program import run as run_spikenet
     from ...tvb_side.program import run as run_tvb
