@@ -63,7 +63,7 @@ class Outlet:
     """The producing end of one stage of a channel."""
 
     def __init__(self, session: Session, contract: Contract, channel: Channel, stage: str, consumer: str) -> None:
-        self.channel, self.stage, self.session = channel, stage, session
+        self.channel, self.session = channel, session
         self.grid = contract.grid
         self.next = 0  # the window whose frame is sent next
         self._address = channel.address(session.run_id, stage)
@@ -99,7 +99,7 @@ class Inlet:
 
     def __init__(self, session: Session, contract: Contract, channel: Channel, stage: str, producer: str) -> None:
         """stage: what arrives here, "raw" or "transformed"; raw frames are transformed on arrival."""
-        self.channel, self.stage, self.session = channel, stage, session
+        self.channel, self.session = channel, session
         self.grid = contract.grid
         self.next = 0  # the window whose frame is taken next
         self._address = channel.address(session.run_id, stage)

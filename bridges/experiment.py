@@ -91,7 +91,13 @@ class TvbToSpikenet(Row):
 
 class SpikenetToTvb(Row):
     model: Literal["SPIKES", "POTENTIAL"] = "SPIKES"
-    initial_rate: float = Field(0.0, ge=0)  # what the region sends from before t = 0, in the transformer's input unit
+    initial_rate: float = 0.0  # what the region sends from before t = 0: Hz, or mV for a POTENTIAL
+
+    @model_validator(mode="after")
+    def _no_negative_rate(self) -> SpikenetToTvb:
+        if self.model == "SPIKES" and self.initial_rate < 0:
+            raise ValueError(f"initial_rate = {self.initial_rate}: a rate must be greater than or equal to 0")
+        return self
 
 
 class Interfaces(Section):

@@ -15,6 +15,7 @@ import os
 import platform
 import resource
 import shlex
+import shutil
 import signal
 import sys
 import threading
@@ -192,8 +193,6 @@ class Session:
 
     def _clear(self, run: dict[str, Any]) -> None:
         """Remove what an earlier run left here, and its shared memory."""
-        import shutil
-
         remove_leftovers(self.run_dir, bytes.fromhex(run["run_id"]))
         for folder in FOLDERS:
             shutil.rmtree(self.run_dir / folder, ignore_errors=True)

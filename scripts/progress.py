@@ -25,7 +25,6 @@ class RunProgress:
         self._console = Console(stderr=True)
         self._live = self._console.is_terminal
         self._last = 0.0
-        self._begun: dict[str, float] = {}
         self._told: dict[str, int] = {}
         self._progress = Progress(
             TextColumn("{task.description:10}"), BarColumn(bar_width=24), TextColumn("{task.fields[text]}"),

@@ -41,7 +41,6 @@ class Plan:
     def __init__(self, experiment: Experiment, folder: Path, simulator: Any = None) -> None:
         """simulator: a TVB Simulator of one's own in place of what the experiment describes."""
         self.experiment = experiment
-        self.model_folder = folder
         if simulator is None:
             simulator = build_simulator(experiment.tvb, experiment.seed, folder)
         else:

@@ -271,7 +271,6 @@ class RegionSimulation:
 
         read = self._variables_read() if any(v in self._cvars for _, v in missing) else set()
         gaps = [(r, v) for r, v in missing if v in read]
-        self._undelivered_read = {v for _, v in gaps}
         if gaps and undelivered == "refuse":
             region, variable = gaps[0]
             raise ExperimentError(

@@ -24,7 +24,6 @@ from ...bridges.frame import DENSE
 from ...bridges.recording import FrameIndex
 from ...bridges.results import Log
 
-HELP = "look into what was exchanged: channels, windows, values"
 FORMATS = (".csv", ".npz", ".h5")
 SUMMARY_WINDOWS = 20  # shown on a terminal when no window is asked for; all of them when piped
 COMMON = ("numpy", "scipy", "h5py", "posix_ipc")  # packages that the listing leaves out

@@ -87,7 +87,7 @@ class _Programs:
                     asked = True
                 if progress is not None:
                     progress.update()
-                time.sleep(0.05 if len(running) == len(self.children) else 0.02)
+                time.sleep(0.05)
         finally:
             for number, handler in before.items():
                 signal.signal(number, handler)
