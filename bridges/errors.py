@@ -65,3 +65,13 @@ class EnvironmentFailed(LockstepError):
     """An environment cannot be made or used: network, disk, compiler, requirements that exclude each other."""
 
     exit_code = 7
+
+
+class NotReproduced(LockstepError):
+    """A program that is resumed or replayed does not make the same numbers again. `window`: the first that differs."""
+
+    exit_code = 8
+
+    def __init__(self, text: str, window: int = -1) -> None:
+        super().__init__(text)
+        self.window = window

@@ -9,13 +9,13 @@ from __future__ import annotations
 import contextlib
 import os
 from array import array
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import numpy as np
 
 from . import frame
-from .errors import FrameError, RunDirectoryError
+from .errors import FrameError, NotReproduced, RunDirectoryError
 from .frame import HEADER, HEADER_BYTES, Address, Payload
 
 _PREFIX_BYTES = 32  # magic, wire version, kind, run id, channel, columns: the same in every frame of a log
@@ -25,14 +25,22 @@ class FrameLog:
     """A log being written by this program, the only writer. Each frame is one system call and is not synced to disk:
     the page cache outlives the program, and the lock step never waits for a disk.
 
-    Raises RunDirectoryError when the file cannot be made or holds frames already.
+    With `kept` a log that exists is continued: its first `self.kept` frames stay, what does not fit after them (cut
+    off, or lost with the power) is cut off. ``append`` then compares that many frames with the log before it adds any.
+    explain: says how the payload of a window now differs from the recorded one, given (window, recorded, now).
+
+    Raises RunDirectoryError when the file cannot be made, or holds frames already and is not to be kept; FrameError
+    when what is to be kept is not the log of `address`, which is left as it is.
     """
 
-    def __init__(self, path: Path, address: Address) -> None:
+    def __init__(self, path: Path, address: Address, kept: bool = False) -> None:
         self.path = path
         self.address = address
-        self.frames = 0
+        self.kept = 0
+        self.frames = 0  # appended or reproduced
+        self.explain: Callable[[int, Payload, Payload], str] | None = None
         self._size = 0
+        self._recorded: FrameIndex | None = None
         try:
             self._fd = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_APPEND | os.O_CLOEXEC, 0o600)
         except OSError as error:
@@ -41,23 +49,32 @@ class FrameLog:
                 f"that this user can write to, or run with --set exchange.record=false."
             ) from None
         size = os.fstat(self._fd).st_size
-        if size:
-            os.close(self._fd)
-            raise RunDirectoryError(
-                f"The recording {path} already holds {size} bytes of an earlier run. Choose a new run directory."
-            )
+        try:
+            if size and not kept:
+                raise RunDirectoryError(
+                    f"The recording {path} already holds {size} bytes of an earlier run. Choose a new run directory."
+                )
+            if size:
+                self._keep()
+        except BaseException:
+            self.close()
+            raise
 
     @classmethod
-    def create(cls, run_dir: Path, address: Address) -> FrameLog:
+    def create(cls, run_dir: Path, address: Address, kept: bool = False) -> FrameLog:
         """The log of `address` at its place in a run directory, ``record/NAME.frames``."""
         (run_dir / "record").mkdir(mode=0o700, exist_ok=True)
-        return cls(path_of(run_dir, address), address)
+        return cls(path_of(run_dir, address), address, kept)
 
     def append(self, header: bytes | memoryview, body: bytes | memoryview) -> None:
-        """Add one frame as made by ``frame.encode``.
+        """Add one frame as made by ``frame.encode``, or compare it with the kept one of its window.
 
         Raises RunDirectoryError when the disk is full or fails; the log then still ends with a complete frame.
+        Raises NotReproduced when it is not the kept frame, FrameError when the kept one was altered.
         """
+        if self.frames < self.kept:
+            self._compare(header, body)
+            return
         total = HEADER_BYTES + len(body)
         try:
             written = os.writev(self._fd, (header, body))
@@ -69,16 +86,70 @@ class FrameLog:
         self._size += total
         self.frames += 1
 
+    def frame(self, k: int) -> tuple[memoryview, memoryview]:
+        """Header and body of kept frame `k`, for ``frame.decode`` to check. Raises IndexError when it is not kept."""
+        if self._recorded is None:
+            raise IndexError(f"{self.path} was begun anew and keeps no window, hence not {k}.")
+        return self._recorded.frame(k)
+
     def close(self) -> None:
         if self._fd >= 0:
             os.close(self._fd)
             self._fd = -1
+        if self._recorded is not None:
+            self._recorded.close()
 
     def __enter__(self) -> FrameLog:
         return self
 
     def __exit__(self, *exception: object) -> None:
         self.close()
+
+    def _keep(self) -> None:
+        """Keep the frames that are whole, and cut off the rest."""
+        self._recorded = index = FrameIndex(self.path, self.address, tolerant=True)
+        if not len(index) and index.damage is not None and any(os.pread(index._fd, HEADER_BYTES, 0)):
+            raise index.damage  # somebody else's; zeros are nobody's, the power went before they were written
+        while len(index) and not index._whole(len(index) - 1):
+            index._forget_last()
+        self.kept = len(index)
+        self._size = index._offsets[-1]
+        try:
+            os.ftruncate(self._fd, self._size)
+        except OSError as error:
+            raise RunDirectoryError(f"The recording {self.path} cannot be continued: {error.strerror}.") from None
+
+    def _compare(self, header: bytes | memoryview, body: bytes | memoryview) -> None:
+        """Raise NotReproduced unless the next kept frame is this one."""
+        assert self._recorded is not None
+        k = self.frames
+        if b"".join((header, body)) != self._recorded._bytes(k):
+            raise NotReproduced(self._difference(k, header, body), k)
+        self.frames += 1
+
+    def _difference(self, k: int, header: bytes | memoryview, body: bytes | memoryview) -> str:
+        assert self._recorded is not None
+        try:
+            before = self._recorded.payload(k)
+        except FrameError as error:  # it is the log that was altered
+            raise FrameError(
+                f"{self.path} cannot be continued, it was altered in window {k}: {error} Start a new run."
+            ) from None
+        t0, t1 = self._recorded.ticks(k)
+        fields = HEADER.unpack(header)
+        if self.explain is not None:
+            text = self.explain(k, before, frame.decode(header, body, self.address, *fields[6:9]))
+        else:
+            crc = HEADER.unpack(self._recorded.frame(k)[0])[11]
+            text = (
+                f"recorded were {self._recorded.rows(k)} rows for [{t0}, {t1}) with CRC-32 {crc:#010x}, made now were "
+                f"{fields[9]} rows for [{fields[7]}, {fields[8]}) with CRC-32 {fields[11]:#010x}"
+            )
+        return (
+            f"{self.path}: window {k}, ticks [{t0}, {t1}), is not reproduced: {text}. The {k} windows before are. Use "
+            f"the versions and files that the run was made with (lockstep inspect RUN lists the versions), or start a "
+            f"new run."
+        )
 
     def _write_rest(self, rest: memoryview) -> None:
         while rest:
@@ -168,9 +239,7 @@ class FrameIndex:
 
     def frame(self, k: int) -> tuple[memoryview, memoryview]:
         """Header and body of window `k` as they were written. Raises IndexError when the log has no such window."""
-        self._known(k)
-        start, end = self._offsets[k], self._offsets[k + 1]
-        data = memoryview(os.pread(self._fd, end - start, start))
+        data = memoryview(self._bytes(k))
         return data[:HEADER_BYTES], data[HEADER_BYTES:]
 
     def payload(self, k: int) -> Payload:
@@ -198,6 +267,25 @@ class FrameIndex:
     def __del__(self) -> None:
         if hasattr(self, "_fd"):
             self.close()
+
+    def _bytes(self, k: int) -> bytes:
+        self._known(k)
+        start, end = self._offsets[k], self._offsets[k + 1]
+        return os.pread(self._fd, end - start, start)
+
+    def _whole(self, k: int) -> bool:
+        """Whether frame `k` is what its CRC-32 says."""
+        try:
+            frame.decode(*self.frame(k), self.address._replace(gaps=True), k, *self.ticks(k))
+        except FrameError:
+            return False
+        return True
+
+    def _forget_last(self) -> None:
+        for each in (self._offsets, self._edges, self._rows):
+            each.pop()
+        if not self._rows:
+            self._edges.pop()
 
     def _known(self, k: int) -> None:
         if not 0 <= k < len(self._rows):

@@ -11,7 +11,7 @@ import sys
 import numpy as np
 import pytest
 from tvb_lockstep.bridges import frame, recording, timing
-from tvb_lockstep.bridges.errors import FrameError, RunDirectoryError
+from tvb_lockstep.bridges.errors import FrameError, NotReproduced, RunDirectoryError
 from tvb_lockstep.bridges.frame import DENSE, HEADER_BYTES, SPIKES, Address, Spikes
 
 RUN_ID = bytes(range(16))
@@ -242,6 +242,116 @@ def test_an_error_of_the_disk_says_path_error_and_last_window(tmp_path, monkeypa
     log.append(*frame.encode(RATES, 0, 0, 4, rates(0)))  # there is space again
     log.close()
     assert np.array_equal(recording.read(tmp_path / "a.frames", RATES).payload(0), rates(0))
+
+
+def continued(path, address=RATES):
+    return recording.FrameLog(path, address, kept=True)
+
+
+def append(log, k, payload):
+    log.append(*frame.encode(log.address, k, 4 * k, 4 * k + 4, payload))
+
+
+def test_a_continued_log_compares_what_it_holds_and_grows_from_there_to_the_uninterrupted_one(tmp_path):
+    whole = write_rates(tmp_path / "whole.frames", 6).read_bytes()
+    path = write_rates(tmp_path / "a.frames", 4)
+    with continued(path) as log:
+        assert (log.kept, log.frames) == (4, 0)
+        for k in range(4):
+            append(log, k, rates(k))
+            assert log.frames == k + 1 and path.stat().st_size == 4 * 128
+        for k in (4, 5):
+            append(log, k, rates(k))
+            assert log.frames == k + 1 and path.stat().st_size == (k + 1) * 128
+    assert path.read_bytes() == whole
+
+
+def test_a_continued_log_gives_out_the_frames_it_kept(tmp_path):
+    with continued(write_trains(tmp_path / "s.frames", 4), TRAINS) as log:
+        spikes = frame.decode(*log.frame(3), TRAINS, 3, 12, 16)
+        assert spikes.times.tolist() == [13, 13, 13] and spikes.senders.tolist() == [0, 1, 2]
+        with pytest.raises(IndexError, match="holds windows 0 to 3, not 4"):
+            log.frame(4)
+
+
+def test_a_log_to_be_continued_that_is_not_there_is_begun(tmp_path):
+    with continued(tmp_path / "a.frames") as log:
+        assert (log.kept, log.frames) == (0, 0)
+        append(log, 0, rates(0))
+        with pytest.raises(IndexError, match="keeps no window, hence not 0"):
+            log.frame(0)
+    assert np.array_equal(recording.read(tmp_path / "a.frames", RATES).payload(0), rates(0))
+
+
+@pytest.mark.parametrize("write, address, full", [(write_rates, RATES, rates), (write_trains, TRAINS, trains)])
+def test_a_log_cut_at_any_byte_is_continued_to_the_uninterrupted_one(tmp_path, write, address, full):
+    whole = write(tmp_path / "whole.frames", 4).read_bytes()
+    ends = [0]
+    for k in range(4):
+        ends.append(ends[-1] + HEADER_BYTES + len(frame.encode(address, k, 4 * k, 4 * k + 4, full(k))[1]))
+    path = tmp_path / "cut.frames"
+    for cut in range(0, len(whole) + 1, 3):
+        path.write_bytes(whole[:cut])
+        with continued(path, address) as log:
+            assert log.kept == sum(end <= cut for end in ends[1:])
+            assert path.stat().st_size == ends[log.kept]
+            for k in range(4):
+                append(log, k, full(k))
+        assert path.read_bytes() == whole
+
+
+def test_zeros_that_a_power_failure_left_are_cut_off(tmp_path):
+    path = write_rates(tmp_path / "a.frames", 5)
+    data = bytearray(path.read_bytes())
+    data[2 * 128 + 100 : 4 * 128] = bytes(2 * 128 - 100)  # the end of the payload of window 2, all of window 3
+    path.write_bytes(data)
+    with continued(path) as log:
+        assert log.kept == 2 and path.stat().st_size == 2 * 128
+    path.write_bytes(bytes(300))
+    with continued(path) as log:
+        assert log.kept == 0 and path.stat().st_size == 0
+
+
+def test_another_number_in_a_kept_window_is_not_reproduced_and_the_log_stays_as_it_was(tmp_path):
+    path = write_rates(tmp_path / "a.frames", 4)
+    before = path.read_bytes()
+    with continued(path) as log:
+        append(log, 0, rates(0))
+        other = rates(1)
+        other[1, 2] = np.nextafter(other[1, 2], 0.0)
+        with pytest.raises(NotReproduced, match=r"a\.frames: window 1, ticks \[4, 8\), is not reproduced") as raised:
+            append(log, 1, other)
+        assert raised.value.window == 1 and raised.value.exit_code == 8
+        assert "recorded were 2 rows for [4, 8) with CRC-32" in str(raised.value)
+        with pytest.raises(NotReproduced, match=r"made now were 1 rows for \[4, 8\)"):
+            append(log, 1, rates(1)[:1])
+        log.explain = lambda k, recorded, now: f"{recorded[1, 2] - now[1, 2]:.2g} more in window {k}"
+        with pytest.raises(NotReproduced, match=r"1\.4e-14 more in window 1"):
+            append(log, 1, other)
+        assert log.frames == 1
+    assert path.read_bytes() == before
+
+
+def test_a_kept_payload_that_was_altered_is_the_fault_of_the_log(tmp_path):
+    path = write_rates(tmp_path / "a.frames", 3)
+    data = bytearray(path.read_bytes())
+    data[128 + 90] ^= 1
+    path.write_bytes(data)
+    with continued(path) as log:
+        assert log.kept == 3
+        append(log, 0, rates(0))
+        with pytest.raises(FrameError, match=r"altered in window 1: .*frame 1 is refused: CRC-32: .*Start a new run"):
+            append(log, 1, rates(1))
+    assert path.read_bytes() == data
+
+
+def test_a_log_of_another_run_is_not_continued_and_not_cut(tmp_path):
+    path = write_rates(tmp_path / "a.frames", 2)
+    before = path.read_bytes()
+    for other in (RATES._replace(run_id=bytes(16)), RATES._replace(columns=4), RATES._replace(channel=5)):
+        with pytest.raises(FrameError, match=r"a\.frames, window 0 at byte 0"):
+            continued(path, other)
+        assert path.read_bytes() == before
 
 
 def test_timing_rows_are_read_while_they_are_written_and_the_others_are_nan(tmp_path):
