@@ -148,6 +148,7 @@ class Bare(_Bytes):
             self._open(create=True)
 
     def _open(self, create: bool) -> None:
+        import fcntl
         import mmap
 
         import posix_ipc
@@ -155,6 +156,8 @@ class Bare(_Bytes):
         flags = posix_ipc.O_CREX if create else 0
         segment = posix_ipc.SharedMemory(self._name, flags, mode=0o600, size=2 * self._half if create else 0)
         self._memory = mmap.mmap(segment.fd, 2 * self._half)
+        if create:  # as a ring's producer: `lockstep clean` tells a left-over by it
+            fcntl.flock(segment.fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
         segment.close_fd()
         self._ping = posix_ipc.Semaphore(f"{self._name}.ping", flags, mode=0o600)
         self._pong = posix_ipc.Semaphore(f"{self._name}.pong", flags, mode=0o600)

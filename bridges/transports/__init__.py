@@ -25,10 +25,13 @@ def attach(transport: str, address: Address, place: Place) -> Receiver:
     return _named(transport).attach(address, place)
 
 
-def remove_leftovers(run_dir: Path, run_id: bytes) -> list[str]:
-    """Remove what dead programs of run `run_id` left in shared memory and in its run directory; their names."""
+def remove_leftovers(run_dir: Path, run_id: bytes, dry_run: bool = False) -> list[str]:
+    """Remove what dead programs of run `run_id` left in shared memory and in its run directory; their names.
+
+    dry_run: only name it.
+    """
     place = Place(run_dir, run_id, -1)
-    return [name for transport in TRANSPORTS.values() for name in transport.cleanup(place)]
+    return [name for transport in TRANSPORTS.values() for name in transport.cleanup(place, dry_run)]
 
 
 def _named(transport: str) -> Transport:

@@ -31,6 +31,7 @@ class Place(NamedTuple):
     run_dir: Path
     run_id: bytes
     keep: int  # file transport: frames kept after they were read; -1 keeps all
+    link: str = ""  # tells the channel of two programs from the one before, when either of them was resumed
 
 
 class Sender(Protocol):
@@ -38,6 +39,10 @@ class Sender(Protocol):
 
     def send(self, header: bytes, body: memoryview, sequence: int, t0: int, t1: int, check: Check) -> None:
         """Publish one frame; blocks while the channel is full. `body` may be reused as soon as this returns."""
+
+    def start_at(self, sequence: int) -> None:
+        """The first frame to be sent is `sequence`; called before the consumer reads. What a predecessor of this end
+        left of it and of later ones is removed."""
 
     def close(self) -> None:
         """What was sent stays readable, also for a receiver that attaches later."""
@@ -67,5 +72,8 @@ class Transport(Protocol):
     def attach(self, address: Address, place: Place) -> Receiver:
         """The consuming end. Raises RunDirectoryError when the channel is missing, foreign or of another layout."""
 
-    def cleanup(self, place: Place) -> list[str]:
-        """Remove what dead programs of this run left, and nothing of any other run; the names of what was removed."""
+    def cleanup(self, place: Place, dry_run: bool = False) -> list[str]:
+        """Remove what dead programs of this run left, and nothing of any other run; the names of what was removed.
+
+        dry_run: only name it.
+        """

@@ -109,7 +109,7 @@ def attach(address: Address, place: Place) -> FileReceiver:
     return FileReceiver(address, folder, place.keep)
 
 
-def cleanup(place: Place) -> list[str]:
+def cleanup(place: Place, dry_run: bool = False) -> list[str]:
     """Remove temporary files that dead programs of this run left; frames stay, to be looked at."""
     exchange = place.run_dir / FOLDER
     removed = []
@@ -119,7 +119,8 @@ def cleanup(place: Place) -> list[str]:
         except (OSError, json.JSONDecodeError):
             continue
         if described.get("run_id") == place.run_id.hex():
-            path.unlink(missing_ok=True)
+            if not dry_run:
+                path.unlink(missing_ok=True)
             removed.append(str(path.relative_to(place.run_dir)))
     return removed
 
@@ -146,6 +147,15 @@ class FileSender:
         self._temporary = str(folder.parent / TEMPORARY / f"{address.name}.npy")
         self._first = self._taken = -1  # the first frame this end sends; the one the consumer takes next, as last seen
         self._npy: tuple[int, bytes] = (-1, b"")
+
+    def start_at(self, sequence: int) -> None:
+        try:
+            for entry in os.scandir(self._folder):
+                number, underscore, _ = entry.name.partition("_")
+                if underscore and number.isdecimal() and int(number) >= sequence:
+                    os.unlink(entry)
+        except OSError as error:
+            _unusable(self._address, self._folder, error)
 
     def send(self, header: bytes, body: memoryview, sequence: int, t0: int, t1: int, check: Check) -> None:
         if self._first < 0:

@@ -22,8 +22,8 @@ class _Channel:
             self.free.put(None)
 
 
-# channels created and not yet attached, by run id and channel number
-_channels: dict[tuple[bytes, int], _Channel] = {}
+# channels created and not yet attached, by run id, channel number and link
+_channels: dict[tuple[bytes, int, str], _Channel] = {}
 _lock = threading.Lock()
 
 
@@ -32,18 +32,18 @@ def create(
 ) -> MemorySender:
     """The producing end of a channel that holds `depth` frames of any size."""
     with _lock:
-        if (address.run_id, address.channel) in _channels:
+        if (address.run_id, address.channel, place.link) in _channels:
             raise RunDirectoryError(
                 f"channel {address.name}: another producer in this process has already created it. Each channel of "
                 f"a run has one producer; end the other one first."
             )
-        channel = _channels[address.run_id, address.channel] = _Channel(depth)
+        channel = _channels[address.run_id, address.channel, place.link] = _Channel(depth)
     return MemorySender(channel)
 
 
 def attach(address: Address, place: Place) -> MemoryReceiver:
     with _lock:
-        channel = _channels.pop((address.run_id, address.channel), None)
+        channel = _channels.pop((address.run_id, address.channel, place.link), None)
     if channel is None:
         raise RunDirectoryError(
             f"channel {address.name}: there is no producer of run {address.run_id.hex()}, channel {address.channel} in "
@@ -53,12 +53,12 @@ def attach(address: Address, place: Place) -> MemoryReceiver:
     return MemoryReceiver(channel)
 
 
-def cleanup(place: Place) -> list[str]:
+def cleanup(place: Place, dry_run: bool = False) -> list[str]:
     with _lock:
         left = [key for key in _channels if key[0] == place.run_id]
-        for key in left:
+        for key in [] if dry_run else left:
             del _channels[key]
-    return [f"memory channel {number}" for _, number in left]
+    return [f"memory channel {number}" for _, number, _ in left]
 
 
 class _End:
@@ -84,6 +84,9 @@ class _End:
 
 
 class MemorySender(_End):
+    def start_at(self, sequence: int) -> None:
+        """A channel is always a new one."""
+
     def send(self, header: bytes, body: memoryview, sequence: int, t0: int, t1: int, check: Check) -> None:
         self._get(self._channel.free, check)
         self._channel.frames.put((header, bytes(body)))

@@ -21,7 +21,7 @@ import mmap
 import os
 import struct
 from collections.abc import Iterator
-from time import perf_counter
+from time import perf_counter, sleep
 from typing import Any
 
 import posix_ipc
@@ -57,7 +57,7 @@ def create(
     """
     slot_bytes = max(-(-slot_bytes // SLOT_ALIGNMENT), 2) * SLOT_ALIGNMENT  # a frame's header must fit in one slot
     size = PAGE_BYTES + depth * slot_bytes
-    name = _name(address.run_id, address.channel)
+    name = _name(address.run_id, address.channel, place.link)
     _remove_leftover(name, address)
     with _said(address, "creating"):
         segment = posix_ipc.SharedMemory(name, posix_ipc.O_CREX, mode=0o600)
@@ -86,7 +86,7 @@ def attach(address: Address, place: Place) -> ShmReceiver:
 
     Raises RunDirectoryError when there is no such segment, or with the field in which it differs from what is expected.
     """
-    name = _name(address.run_id, address.channel)
+    name = _name(address.run_id, address.channel, place.link)
     with _said(address, "attaching to"):
         segment = posix_ipc.SharedMemory(name)
     try:
@@ -118,15 +118,47 @@ def attach(address: Address, place: Place) -> ShmReceiver:
     return ShmReceiver(address, memory, filled, free, depth, slot_bytes)
 
 
-def cleanup(place: Place) -> list[str]:
+def cleanup(place: Place, dry_run: bool = False) -> list[str]:
     """Remove segments and semaphores of this run that no live producer holds; their names below /dev/shm."""
-    prefix = _name(place.run_id, 0)[1:-1]  # without the slash and the channel number
-    entries = [entry.removeprefix("sem.") for entry in os.listdir(_FOLDER)]
-    names = {"/" + entry.split(".")[0] for entry in entries if entry.startswith(prefix)}
+    prefix = _name(place.run_id, 0, "")[1:-1]  # without the slash and the channel number
+    dead, _ = _dead_and_live([entry for entry in os.listdir(_FOLDER) if _ring_of(entry).startswith(prefix)])
+    return dead if dry_run else _remove(dead)
+
+
+def cleanup_all(dry_run: bool = False) -> tuple[list[str], dict[str, int]]:
+    """The same for all runs of this user; and by name the producer's pid of every live ring, which is left alone.
+
+    A ring does not say where its run directory is: that its run is dead is known from its `flock` alone.
+    """
+    entries = []
+    for entry in os.listdir(_FOLDER):
+        with contextlib.suppress(FileNotFoundError):
+            if _ring_of(entry).startswith("tvls-") and os.lstat(f"{_FOLDER}/{entry}").st_uid == os.geteuid():
+                entries.append(entry)
+    sleep(0.05)  # a ring is locked microseconds after it was made; one that is made just now is not in the list
+    dead, live = _dead_and_live(entries)
+    return (dead if dry_run else _remove(dead)), live
+
+
+def _ring_of(entry: str) -> str:
+    """The ring to which a segment or a semaphore belongs, by their names below /dev/shm."""
+    return entry.removeprefix("sem.").split(".")[0]
+
+
+def _dead_and_live(entries: list[str]) -> tuple[list[str], dict[str, int]]:
+    """Those without a live producer, semaphores before segments; and the producer's pid by ring of the others."""
+    pids = {ring: _producer_lives(f"/{ring}") for ring in sorted(set(map(_ring_of, entries)))}
+    dead = sorted(entry for entry in entries if pids[_ring_of(entry)] is None)
+    return dead, {ring: pid for ring, pid in pids.items() if pid is not None}
+
+
+def _remove(entries: list[str]) -> list[str]:
+    """Those of `entries` that could be removed."""
     removed = []
-    for name in sorted(names):
-        if _producer_lives(name) is None:
-            removed += _unlink(name)
+    for entry in entries:
+        with contextlib.suppress(FileNotFoundError, PermissionError):
+            os.unlink(f"{_FOLDER}/{entry}")
+            removed.append(entry)
     return removed
 
 
@@ -201,6 +233,9 @@ class _End:
 
 
 class ShmSender(_End):
+    def start_at(self, sequence: int) -> None:
+        """A ring is always a new one."""
+
     def send(self, header: bytes, body: memoryview, sequence: int, t0: int, t1: int, check: Check) -> None:
         length = len(body)
         if length > self._room or self._in_frame:
@@ -281,9 +316,10 @@ class ShmReceiver(_End):
         self._free.release()
 
 
-def _name(run_id: bytes, channel: int) -> str:
+def _name(run_id: bytes, channel: int, link: str) -> str:
     """Known to who knows the run id (which lies in a directory that only its owner reads), and to nobody else."""
-    return f"/tvls-{hashlib.sha256(b'tvb-lockstep ring' + run_id).hexdigest()[:32]}-{channel}"
+    name = f"/tvls-{hashlib.sha256(b'tvb-lockstep ring' + run_id).hexdigest()[:32]}-{channel}"
+    return f"{name}-{link}" if link else name
 
 
 def _filled(name: str) -> str:
