@@ -21,6 +21,7 @@ COMMANDS = {
     "replay": "run one program of a run alone, on the recording of the others, and check what it sends",
     "status": "what every program of a run is doing now",
     "plot": "make the report of a run again",
+    "clean": "remove what killed runs left behind",
     "env": "list, make and remove environments",
     "bench": "measure the exchange",
 }

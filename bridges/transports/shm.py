@@ -126,9 +126,9 @@ def cleanup(place: Place, dry_run: bool = False) -> list[str]:
 
 
 def cleanup_all(dry_run: bool = False) -> tuple[list[str], dict[str, int]]:
-    """The same for all runs of this user; and by name the producer's pid of every live ring, which is left alone.
+    """The same for all runs of this user; and by name the producer's pid of every live ring.
 
-    A ring does not say where its run directory is: that its run is dead is known from its `flock` alone.
+    A ring does not say where its run directory is. Its run is taken for dead when no ring of it has a live producer.
     """
     entries = []
     for entry in os.listdir(_FOLDER):
@@ -137,12 +137,18 @@ def cleanup_all(dry_run: bool = False) -> tuple[list[str], dict[str, int]]:
                 entries.append(entry)
     sleep(0.05)  # a ring is locked microseconds after it was made; one that is made just now is not in the list
     dead, live = _dead_and_live(entries)
+    runs = {_run_of(ring) for ring in live}
+    dead = [entry for entry in dead if _run_of(_ring_of(entry)) not in runs]
     return (dead if dry_run else _remove(dead)), live
 
 
 def _ring_of(entry: str) -> str:
     """The ring to which a segment or a semaphore belongs, by their names below /dev/shm."""
     return entry.removeprefix("sem.").split(".")[0]
+
+
+def _run_of(ring: str) -> str:
+    return ring.split("-")[1]
 
 
 def _dead_and_live(entries: list[str]) -> tuple[list[str], dict[str, int]]:
