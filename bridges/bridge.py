@@ -2,26 +2,33 @@
 
 By default the transformer runs at the receiving end (`Inlet` of the consumer); with ``exchange.bridge = "own"`` it runs
 in a program of its own, which reads the raw channel and writes the transformed one. Placement changes no number.
+
+In a program that is resumed an inlet first takes the frames that were recorded, and an outlet compares those that its
+consumer has already with what that recorded. A program that holds for another sends again what that one lost.
 """
 
 from __future__ import annotations
 
 import threading
+from collections import deque
+from functools import partial
 from time import perf_counter
 from typing import Any
 
 import numpy as np
 
 from .. import transformers
-from .contract import Channel, Contract, compose
-from .errors import ExperimentError, FrameError
-from .frame import Payload, Spikes, check_dense, check_spikes, decode, encode
+from .compare import frame_difference
+from .contract import Channel, Contract, Signal, compose
+from .errors import ExperimentError, FrameError, NotReproduced, PeerLost, RunDirectoryError
+from .frame import HEADER_BYTES, Payload, Spikes, check_dense, check_spikes, decode, encode
 from .grid import Grid, to_ns
-from .recording import FrameLog
+from .recording import FrameIndex, FrameLog, path_of
 from .session import Session
 from .transports.base import Receiver, Sender
 
 SPIKE_SLOT_BYTES = 1 << 16  # a frame of spikes may be longer: it then takes several slots
+NAMES = ("the recording", "this program")
 
 
 class Spent:
@@ -59,39 +66,123 @@ def slot_bytes(channel: Channel, stage: str, grid: Grid) -> int:
     return SPIKE_SLOT_BYTES if signal.kind == "spikes" else 80 + 8 * grid.window_steps * signal.columns
 
 
+def explain(signal: Signal, grid: Grid, k: int, recorded: Payload, now: Payload) -> str | None:
+    """How the payload of window `k` differs from the recorded one; None when it says the same."""
+    difference = frame_difference(signal, grid, k, recorded, now)
+    return None if difference is None else difference.text(NAMES)
+
+
 class Outlet:
     """The producing end of one stage of a channel."""
 
     def __init__(self, session: Session, contract: Contract, channel: Channel, stage: str, consumer: str) -> None:
-        self.channel, self.session = channel, session
+        self.channel, self.session, self.consumer = channel, session, consumer
         self.grid = contract.grid
         self.next = 0  # the window whose frame is sent next
+        self.position = 0  # windows that the consumer has: of those no frame is sent
+        self._stage, self._signal = stage, channel.raw if stage == "raw" else channel.out
         self._address = channel.address(session.run_id, stage)
-        signal = channel.raw if stage == "raw" else channel.out
-        self._sender: Sender = session.open_sender(
-            self._address, slot_bytes(channel, stage, self.grid),
-            describe={
-                "interface": channel.name, "stage": stage, "unit": signal.unit, "labels": signal.labels,
-                "sizes": signal.sizes, "kind": signal.kind, "dt_ms": self.grid.dt_ms, "tick_ms": self.grid.tick_ms,
-                "equation": transformers.describe(channel.transformer, channel.transformer_params),
-            },
-        )  # fmt: skip
-        session.on_close(self._sender.close)
+        self._sender: Sender | None = None
+        self._recorded: FrameIndex | None = None
+        self._slot_bytes = slot_bytes(channel, stage, self.grid)
+        exchange = session.experiment.exchange
+        self._depth = exchange.depth
+        # A consumer that dies loses what was on its way: as many frames as the channel holds, the one that it was just
+        # taking, and the one that waits to be sent.
+        self._sent: deque[tuple[bytes, bytes, int]] = deque(maxlen=self._depth + 2 if exchange.hold_s else 0)
+        session.on_close(self.close)
         self._check = session.check(consumer)
+
+    def open(self, link: str) -> None:
+        """Make the channel, anew when there was one before. There is room in it for all that may have to be sent again."""
+        if self._sender is not None:
+            self._sender.close()
+        again = sum(-(-(HEADER_BYTES + len(body)) // self._slot_bytes) for _, body, _ in self._sent)
+        self._sender = self.session.open_sender(
+            self._address, max(self._depth, again), self._slot_bytes,
+            {
+                "interface": self.channel.name, "stage": self._stage, "unit": self._signal.unit,
+                "labels": self._signal.labels, "sizes": self._signal.sizes, "kind": self._signal.kind,
+                "dt_ms": self.grid.dt_ms, "tick_ms": self.grid.tick_ms,
+                "equation": transformers.describe(self.channel.transformer, self.channel.transformer_params),
+            },
+            link,
+        )  # fmt: skip
+
+    def go_on(self, position: int) -> None:
+        """The consumer takes the frame of window `position` next; what was sent of it and later ones is sent again."""
+        self.position = position
+        if position and self.next < position and self._stage == "raw":
+            path = path_of(self.session.run_dir, self._address)
+            self._recorded = FrameIndex(path, self._address, tolerant=True)
+            if len(self._recorded) < position:
+                raise RunDirectoryError(
+                    f"{path} holds {len(self._recorded)} windows, and {self.consumer} says that it has {position}: the "
+                    f"recording was changed. Start a new run."
+                )
+        if self._sender is None:
+            return
+        self._sender.start_at(position)
+        again = [frame for frame in self._sent if frame[2] >= position]
+        if position < self.next and (not again or again[0][2] > position):
+            raise PeerLost(
+                f"{self.consumer} needs {self.channel.name} from window {position} on, and {self.session.peer} keeps it "
+                f"only from window {self._sent[0][2] if self._sent else self.next} on. End this program as well, "
+                f"then resume all.",
+            )
+        for header, body, k in again:
+            self._sender.send(header, memoryview(body), k, *self.grid.ticks(k), self._check)
 
     def put(self, payload: Payload, spent: Spent) -> None:
         """Send the frame of window `self.next`."""
-        begun, waited = perf_counter(), self._sender.waited_s
+        begun, wait = perf_counter(), 0.0
         k = self.next
-        t0, t1 = self.grid.ticks(k)
-        header, body = encode(self._address, k, t0, t1, payload)
-        self._sender.send(header, body, k, t0, t1, self._check)
+        header, body = encode(self._address, k, *self.grid.ticks(k), payload)
+        if k >= self.position:
+            wait = self._send(header, body, k)
+        elif self._stage == "raw":  # else it was compared when it was recorded, by the inlet that it comes from
+            self._compare(header, body, k)
         self.next += 1
         spikes = len(payload) if isinstance(payload, Spikes) else 0
         self.session.count(self.channel.name, frames_sent=1, spikes_sent=spikes)
-        wait = self._sender.waited_s - waited
         spent.wait += wait
         spent.exchange += perf_counter() - begun - wait
+
+    def _send(self, header: bytes, body: memoryview, k: int) -> float:
+        """Send one frame; the seconds that it had to wait."""
+        assert self._sender is not None
+        if self._sent.maxlen:
+            self._sent.append((header, bytes(body), k))
+        begun, waited = perf_counter(), self._sender.waited_s
+        try:
+            self._sender.send(header, body, k, *self.grid.ticks(k), self._check)
+            return self._sender.waited_s - waited
+        except PeerLost as lost:
+            self.session.rejoin(lost)  # the consumer gets this frame with the others that it lost
+            return perf_counter() - begun
+
+    def _compare(self, header: bytes, body: memoryview, k: int) -> None:
+        """Raise NotReproduced unless this is the frame that the consumer recorded."""
+        assert self._recorded is not None
+        recorded = self._recorded.frame(k)
+        if recorded[0] == header and recorded[1] == body:
+            return
+        t0, t1 = self.grid.ticks(k)
+        text = explain(
+            self._signal, self.grid, k, decode(*recorded, self._address, k, t0, t1),
+            decode(header, body, self._address, k, t0, t1),
+        )  # fmt: skip
+        if text is not None:
+            raise NotReproduced(
+                f"{self.session.peer} does not make the numbers again that it sent: {self._address.name}: {text}. The "
+                f"{k} windows before are the same. It does not go on: put back the versions and files that the run was "
+                f"made with, or start a new run.", k,
+            )  # fmt: skip
+
+    def close(self) -> None:
+        for each in (self._sender, self._recorded):
+            if each is not None:
+                each.close()
 
 
 class Inlet:
@@ -99,41 +190,64 @@ class Inlet:
 
     def __init__(self, session: Session, contract: Contract, channel: Channel, stage: str, producer: str) -> None:
         """stage: what arrives here, "raw" or "transformed"; raw frames are transformed on arrival."""
-        self.channel, self.session = channel, session
+        self.channel, self.session, self.producer = channel, session, producer
         self.grid = contract.grid
         self.next = 0  # the window whose frame is taken next
+        self.recorded = 0  # windows whose frames are taken from the recording
         self._address = channel.address(session.run_id, stage)
         self._check = session.check(producer)
         self._receiver: Receiver | None = None
         self._transform = transformer_of(channel, contract) if stage == "raw" else None
         self._out = channel.address(session.run_id, "transformed")
         self._logs: list[FrameLog] = []
+        self._earlier: FrameLog | FrameIndex | None = None
         if stage == "raw" and session.experiment.exchange.record:
             self._logs = [
-                FrameLog.create(session.run_dir, channel.address(session.run_id, each))
-                for each in ("raw", "transformed")
+                session.open_log(channel.address(session.run_id, each), partial(explain, signal, self.grid))
+                for each, signal in (("raw", channel.raw), ("transformed", channel.out))
             ]
-            for log in self._logs:
-                session.on_close(log.close)
+            self._earlier, self.recorded = self._logs[0], self._logs[0].kept
+        elif session.resumed:  # the bridge has recorded it
+            path = path_of(session.run_dir, self._address)
+            if path.exists():
+                self._earlier = FrameIndex(path, self._address, tolerant=True)
+                self.recorded = len(self._earlier)
+        session.on_close(self.close)
 
-    def attach(self) -> None:
-        """Open the channel; its producer has created it."""
-        self._receiver = self.session.open_receiver(self._address)
-        self.session.on_close(self._receiver.close)
+    @property
+    def position(self) -> int:
+        """The window whose frame is taken from the channel next."""
+        return max(self.next, self.recorded)
+
+    def attach(self, link: str) -> None:
+        """Open the channel, which its producer has created."""
+        if self._receiver is not None:
+            self._receiver.close()
+        self._receiver = self.session.open_receiver(self._address, link)
+
+    def close(self) -> None:
+        for each in (self._receiver, self._earlier):
+            if each is not None:
+                each.close()
 
     def take(self, spent: Spent) -> Any:
         """The payload of window `self.next`, transformed; blocks until its frame is there."""
-        assert self._receiver is not None
-        begun, waited = perf_counter(), self._receiver.waited_s
+        begun, wait = perf_counter(), 0.0
         k = self.next
         t0, t1 = self.grid.ticks(k)
         first, end = self.grid.steps(k)
-        header, body = self._receiver.receive(k, t0, t1, self._check)
+        if k < self.recorded:
+            assert self._earlier is not None
+            header, body = self._earlier.frame(k)
+        else:
+            header, body, wait = self._receive(k, t0, t1)
         payload = decode(header, body, self._address, k, t0, t1, rows=end - first)
         spikes_in = len(payload) if isinstance(payload, Spikes) else 0
         if self._logs:
-            self._logs[0].append(header, body)
-        wait = self._receiver.waited_s - waited
+            if k < self.recorded:
+                self._logs[0].frames += 1  # this is its own frame
+            else:
+                self._logs[0].append(header, body)
         received = perf_counter()
         spent.wait += wait
         spent.exchange += received - begun - wait
@@ -154,6 +268,18 @@ class Inlet:
         self.next += 1
         self.session.count(self.channel.name, **counts)
         return payload
+
+    def _receive(self, k: int, t0: int, t1: int) -> tuple[bytes | memoryview, bytes | memoryview, float]:
+        """Header and body of the next frame of the channel, and the seconds that it had to be waited for."""
+        assert self._receiver is not None
+        begun, waited = perf_counter(), self._receiver.waited_s
+        try:
+            header, body = self._receiver.receive(k, t0, t1, self._check)
+            return header, body, self._receiver.waited_s - waited
+        except PeerLost as lost:
+            self.session.rejoin(lost)
+            header, body, _ = self._receive(k, t0, t1)
+            return header, body, perf_counter() - begun
 
     def _transformed(self, payload: Payload, k: int) -> Payload:
         assert self._transform is not None
@@ -180,7 +306,7 @@ class Inlet:
 
 
 def open_ends(session: Session, contract: Contract) -> tuple[list[Inlet], list[Outlet]]:
-    """The ends of this program's channels. Outlets exist at once; `attach_all` opens the inlets once all are ready."""
+    """The ends of this program's channels; `Session.start` connects them."""
     own_bridge = session.experiment.exchange.bridge == "own"
     consumed, produced = contract.of(session.peer)
     inlets = [
@@ -194,13 +320,26 @@ def open_ends(session: Session, contract: Contract) -> tuple[list[Inlet], list[O
 
 
 def run_bridge(session: Session) -> None:
-    """The bridge as a program of its own: takes raw frames, transforms, passes them on, one thread per channel."""
+    """The bridge as a program of its own: takes raw frames, transforms, passes them on, one thread per channel.
+
+    When a program is lost that is to be resumed, the bridge begins again as well: all of its state is in its recording.
+    """
+    while True:
+        try:
+            return _carry_all(session)
+        except PeerLost as lost:
+            session.broken = False
+            session.hold(lost)
+            session.begin_again()
+
+
+def _carry_all(session: Session) -> None:
     session.meet()
     offers = {name: session.await_page(name, "offer") for name in session.others}
     contract = compose(session.run_id.hex(), offers.pop("tvb"), offers)
     outlets = [Outlet(session, contract, c, "transformed", c.consumer) for c in contract.channels]
     inlets = [Inlet(session, contract, c, "raw", c.producer) for c in contract.channels]
-    session.start(contract, [inlet.attach for inlet in inlets])
+    session.start(contract, inlets, outlets)
     failures: list[BaseException] = []
     spents = [Spent() for _ in inlets]
 
@@ -211,7 +350,7 @@ def run_bridge(session: Session) -> None:
                     return
                 outlet.put(inlet.take(spent), spent)
                 session.window = k
-                session.page.update("computing", k)
+                session.computing(k)
         except BaseException as error:
             failures.append(error)
             session.broken = True

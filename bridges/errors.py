@@ -50,9 +50,13 @@ class RunDirectoryError(LockstepError):
 
 
 class PeerLost(LockstepError):
-    """The other program died, failed or stopped; says who, and in which window."""
+    """The other program, `peer`, died or ended before this one; says who, and in which window."""
 
     exit_code = 6
+
+    def __init__(self, text: str, peer: str = "") -> None:
+        super().__init__(text)
+        self.peer = peer
 
 
 class Interrupted(LockstepError):

@@ -114,6 +114,15 @@ class Exchange(Section):
     record: bool = True
     depth: int = Field(8, ge=1, le=1024)  # frames in flight per channel
     keep: int = Field(-1, ge=-1)  # file transport: frame files kept behind the reader; -1 keeps all
+    hold_s: float = Field(0.0, ge=0)  # how long the others wait for a program that died to be resumed; 0: they end
+
+    @model_validator(mode="after")
+    def _something_to_resume_from(self) -> Exchange:
+        if self.hold_s and not self.record:
+            raise ValueError("hold_s needs record = true: a program is resumed from its recording")
+        if self.hold_s and self.transport == "memory":
+            raise ValueError("hold_s needs transport = 'shm' or 'file': in one process all programs die together")
+        return self
 
 
 class Environments(Section):

@@ -8,9 +8,9 @@ from __future__ import annotations
 
 import json
 import time
-from collections.abc import Callable, Iterable
+from collections.abc import Callable
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from . import results
 from .compare import LogComparison, compare_logs, differing_keys, frame_difference
@@ -23,6 +23,9 @@ from .recording import FrameIndex, FrameLog, path_of
 from .results import Log
 from .session import Session, read_run, two_columns, write_json
 from .transports.base import Check
+
+if TYPE_CHECKING:
+    from .bridge import Inlet, Outlet
 
 NAMES = ("the recording", "the replay")
 KEYS_SHOWN = 20
@@ -141,7 +144,7 @@ class ReplaySession(Session):
         return self.recorded.page(name, what)
 
     def start(
-        self, contract: Contract, attach: Iterable[Callable[[], None]], **details: Any
+        self, contract: Contract, inlets: list[Inlet], outlets: list[Outlet], **details: Any
     ) -> dict[str, dict[str, Any]]:
         """Refuses when this program no longer makes the contract of the run; its version may be another."""
         versions = {f"spikenet.{name}.version" for name in contract.spikenet}
@@ -166,15 +169,19 @@ class ReplaySession(Session):
         written = contract.to_json()
         written["spikenet"] = {name: {**about, **found[name]} for name, about in contract.spikenet.items()}
         write_json(self.run_dir / "contract.json", written)
-        for each in attach:
-            each()
+        for outlet in outlets:
+            outlet.open("")
+        for inlet in inlets:
+            inlet.attach("")
         return found
 
-    def open_sender(self, address: Address, slot_bytes: int, describe: dict[str, Any]) -> ComparingSender:
+    def open_sender(
+        self, address: Address, depth: int, slot_bytes: int, describe: dict[str, Any], link: str
+    ) -> ComparingSender:
         sends_alone = not self.recorded.inputs  # nothing else says where an interrupted recording ends
         return ComparingSender(self, self.recorded.logs[address.name], self.recorded.contract, sends_alone)
 
-    def open_receiver(self, address: Address) -> RecordedReceiver:
+    def open_receiver(self, address: Address, link: str) -> RecordedReceiver:
         return RecordedReceiver(self.recorded.logs[address.name])
 
     def replay(self, body: Callable[[Session], None]) -> list[LogComparison]:
@@ -219,6 +226,9 @@ class ComparingSender:
         (session.run_dir / "record").mkdir(mode=0o700, exist_ok=True)
         self._kept = FrameLog(path_of(session.run_dir, log.address), log.address)
         self._told = False
+
+    def start_at(self, sequence: int) -> None:
+        """A replay always sends all."""
 
     def send(self, header: bytes, body: memoryview, sequence: int, t0: int, t1: int, check: Check) -> None:
         if sequence >= len(self._index):

@@ -1,8 +1,12 @@
 """Two programs that find, check and outlive each other: one `Session` per program, in a run directory they share.
 
 Order of events: claim a place (`flock`), publish hello and compare experiments, publish the offer and complete the
-contract from all offers, open the channels, be ready together; then window after window; then a summary. Whoever ends
-last finishes the run (results, report).
+contract from all offers, connect the channels (links.py); then window after window; then a summary. Whoever ends last
+finishes the run (results, report).
+
+A program that died is *resumed*: started again in its place, it meets the others as at a start and goes through all
+windows again, on its recorded input and comparing its output with the recorded one, until it is where it was. Those that
+live hold for it meanwhile, as long as ``exchange.hold_s`` allows.
 """
 
 from __future__ import annotations
@@ -21,25 +25,30 @@ import sys
 import threading
 import time
 import uuid
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterator
 from importlib import metadata
 from pathlib import Path
 from types import TracebackType
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from . import __version__
 from .contract import Contract
 from .errors import ContractError, Interrupted, LockstepError, PeerLost, RunDirectoryError
-from .experiment import Experiment
-from .frame import WIRE_VERSION, Address
+from .experiment import Experiment, flatten
+from .frame import WIRE_VERSION, Address, Payload
+from .links import POLL_S, Links, incarnation_of
 from .peers import Page, alive, hold_place, pages, read_page, read_summary
+from .recording import FrameLog
 from .transports import attach, create, remove_leftovers
 from .transports.base import Place, Receiver, Sender
 
-MEETING_POLL_S = 0.02
+if TYPE_CHECKING:
+    from .bridge import Inlet, Outlet
+
 RESULTS = ("tvb.h5", "spikes.h5", "exchange.h5", "timing.json", "provenance.json", "report.html", "contract.json",
            "experiment.json", "initial_history.npy", "finished_by")  # fmt: skip
 FOLDERS = ("record", "timing", "exchange", "replays")
+OF_ONE_PROGRAM = ("hello", "offer", "ready", "attached", "summary")  # what it publishes besides its page
 ENDED = ("finished", "interrupted", "failed")
 FULL_OR_READ_ONLY = (errno.ENOSPC, errno.EDQUOT, errno.EROFS, errno.EFBIG, errno.EIO)
 PACKAGES = ("tvb-lockstep", "tvb-library", "tvb-data", "nest-simulator", "ANNarchy", "neuron", "netpyne", "numpy",
@@ -87,8 +96,9 @@ class Session:
     """One program's part in a run. A context manager: leaving it publishes how the program ended.
 
     peer: "tvb", "bridge", or the name of a spiking program. command: what a person types to start program NAME, by
-    name. tell: prints a line for the person at this terminal. source: the experiment's file, so that a replay finds the
-    Python beside it.
+    name. resume_command: what a person types to start it again, or, for None, all that ended. tell: prints a line for
+    the person at this terminal. source: the experiment's file, so that a replay finds the Python beside it. resumed: take
+    the place of this program in the run that is there, and go on where it ended.
     """
 
     def __init__(
@@ -98,10 +108,12 @@ class Session:
         experiment: Experiment,
         *,
         command: Callable[[str], str] | None = None,
+        resume_command: Callable[[str | None], str] | None = None,
         tell: Callable[[str], None] = lambda line: print(line, file=sys.stderr, flush=True),
         overwrite: bool = False,
         stop: Stop | None = None,
         source: Path | None = None,
+        resumed: bool = False,
     ) -> None:
         self.run_dir = Path(os.path.abspath(run_dir))
         self.peer = peer
@@ -113,9 +125,15 @@ class Session:
         self.counters: dict[str, dict[str, int]] = {}
         self.progress: Callable[[str], None] = lambda waiting_for: None
         self._command = command or (lambda name: paste_command("lockstep", name, ["…", "--run-dir", str(run_dir)]))
+        self._resume_command = resume_command or (lambda name: resume_line("lockstep", self.run_dir, name))
+        self.resumed = resumed
         self.broken = False
         self._started = time.time()
         self._closers: list[Callable[[], None]] = []
+        self._links: Links | None = None
+        self._gone: dict[str, int] = {}  # programs that died: their last incarnation
+        self._asked_for: set[str] = set()
+        self._reached = 0  # windows that a resumed program had in its former life
         self.last = False
         self._claim(overwrite)
 
@@ -166,30 +184,71 @@ class Session:
     def _join_or_create(self, overwrite: bool) -> None:
         run = read_run(self.run_dir)
         others = [name for name in pages(self.run_dir) if name != self.peer and alive(self.run_dir, name)]
-        if run is not None and others:
+        if self.resumed:
+            self._take_over(run)
+        elif run is not None and others:
             earlier = read_page(self.run_dir, self.peer)
             if earlier is not None and earlier["run_id"] == run["run_id"]:
                 raise RunDirectoryError(
                     f"{self.run_dir}: the run of {', '.join(others)} already had its {self.peer} (pid "
-                    f"{earlier['pid']}), which has ended. Wait until {', '.join(others)} has ended too, or choose "
-                    f"another --run-dir."
+                    f"{earlier['pid']}), which has ended. To go on where it ended: {self._resume_command(self.peer)}. "
+                    f"Or choose another --run-dir for a new run."
                 )
         else:
             if run is not None:
                 refuse_earlier(self.run_dir, run, overwrite)
                 self._clear(run)
+            write_json(self.run_dir / "experiment.json", self.experiment.model_dump(mode="json"))
             run = {"run_id": uuid.uuid4().hex, "created": time.strftime("%Y-%m-%d %H:%M:%S"),
                    "experiment": self.experiment.name, "wire_version": WIRE_VERSION}  # fmt: skip
             write_json(self.run_dir / "run.json", run)
+        assert run is not None
         self._begin(run)
+
+    def _take_over(self, run: dict[str, Any] | None) -> None:
+        """Be this program again, in the run that is there."""
+        if run is None:
+            raise RunDirectoryError(f"{self.run_dir} holds no run, so that there is nothing to resume.")
+        self._gone = {
+            name: incarnation_of(self.run_dir, name, run["run_id"])
+            for name in self.others
+            if not alive(self.run_dir, name)
+        }
+        if len(self._gone) == len(self.others):  # else somebody may be making new channels at this moment
+            remove_leftovers(self.run_dir, bytes.fromhex(run["run_id"]))
+        for what in OF_ONE_PROGRAM:
+            (self.run_dir / "peers" / f"{self.peer}.{what}.json").unlink(missing_ok=True)
+        (self.run_dir / "finished_by").unlink(missing_ok=True)
 
     def _begin(self, run: dict[str, Any]) -> None:
         self.run_id = bytes.fromhex(run["run_id"])
-        source = {} if self._source is None else {"experiment_file": str(self._source)}
+        about = {
+            "toolkit": __version__, "python": platform.python_version(), "versions": installed_versions(),
+            "environments": self.experiment.environments.model_dump(),
+        }  # fmt: skip
+        if self._source is not None:
+            about["experiment_file"] = str(self._source)
+        self.incarnation = incarnation_of(self.run_dir, self.peer, run["run_id"]) + 1
+        earlier = read_page(self.run_dir, self.peer) if self.incarnation > 1 else None
+        if earlier is not None:
+            lived = {key: earlier[key] for key in ("pid", "host", "started")} | earlier["now"]
+            about["earlier"] = [*earlier.get("earlier", []), lived]
         self.page = Page(
-            self.run_dir, self.peer, run["run_id"],
-            {"toolkit": __version__, "python": platform.python_version(), "versions": installed_versions(), **source},
-        )  # fmt: skip
+            self.run_dir, self.peer, run["run_id"], {"incarnation": self.incarnation, **about}
+        )
+
+    def begin_again(self) -> None:
+        """Be a new incarnation of this program without leaving the process: for the bridge, which soon catches up."""
+        self._close_all()
+        with self._run_lock():
+            run = read_run(self.run_dir)
+            self.page.update("holding", self.window)
+            self.page.close()
+            self.resumed, self.broken, self.counters, self._links = True, False, {}, None
+            self._take_over(run)
+            assert run is not None
+            self._begin(run)
+        self.window = -1
 
     def _clear(self, run: dict[str, Any]) -> None:
         """Remove what an earlier run left here, and its shared memory."""
@@ -201,18 +260,27 @@ class Session:
         for name in RESULTS:
             (self.run_dir / name).unlink(missing_ok=True)
 
-    @property
-    def place(self) -> Place:
-        return Place(self.run_dir, self.run_id, self.experiment.exchange.keep)
-
-    def open_sender(self, address: Address, slot_bytes: int, describe: dict[str, Any]) -> Sender:
+    def open_sender(
+        self, address: Address, depth: int, slot_bytes: int, describe: dict[str, Any], link: str
+    ) -> Sender:
         """The producing end of a channel, on the experiment's transport."""
-        exchange = self.experiment.exchange
-        return create(exchange.transport, address, self.place, exchange.depth, slot_bytes, describe)
+        return create(self.experiment.exchange.transport, address, self._place(link), depth, slot_bytes, describe)
 
-    def open_receiver(self, address: Address) -> Receiver:
+    def open_receiver(self, address: Address, link: str) -> Receiver:
         """The consuming end of a channel, on the experiment's transport."""
-        return attach(self.experiment.exchange.transport, address, self.place)
+        return attach(self.experiment.exchange.transport, address, self._place(link))
+
+    def _place(self, link: str) -> Place:
+        return Place(self.run_dir, self.run_id, self.experiment.exchange.keep, link)
+
+    def open_log(
+        self, address: Address, explain: Callable[[int, Payload, Payload], str | None] | None = None
+    ) -> FrameLog:
+        """A log of this program; a resumed one goes on in that of its former life, comparing what that recorded."""
+        log = FrameLog.create(self.run_dir, address, kept=self.resumed)
+        log.explain = explain
+        self.on_close(log.close)
+        return log
 
     # ---- meeting ---------------------------------------------------------------------------------------------
 
@@ -231,27 +299,45 @@ class Session:
 
         Raises PeerLost when the program claimed its place and then died or failed, Interrupted on Ctrl-C.
         """
-        path = self.run_dir / "peers" / f"{name}.{what}.json"
-        begun, told, check = time.monotonic(), False, self.check(name)
-        while True:
-            if path.exists():
-                content = json.loads(path.read_text())
-                if content["run_id"] == self.run_id.hex():
-                    return content
-            waited = time.monotonic() - begun
-            here = read_page(self.run_dir, name)
-            if not told and waited > 0.5 and here is None:
-                told = True
-                self.tell(f"{self.peer}: waiting for {name} in {self.run_dir}. To start it, paste into another "
-                          f"terminal:\n    {self._command(name)}")  # fmt: skip
-            self.page.update("waiting", self.window, name)
-            self.progress(name)
-            if here is None or here["run_id"] != self.run_id.hex():
-                self._refuse_strangers()
-                self.check_stop()
-            else:
-                check(waited)
-            time.sleep(MEETING_POLL_S)
+        begun, look = time.monotonic(), self.check(name)
+        while (content := self.published(name, what)) is None:
+            try:
+                self.look_for(name, look, time.monotonic() - begun)
+            except PeerLost as lost:
+                self.hold(lost)
+            time.sleep(POLL_S)
+        return content
+
+    def published(self, name: str, what: str) -> dict[str, Any] | None:
+        """What program `name` has published as `what` in this run; None when it has not."""
+        try:
+            content = json.loads((self.run_dir / "peers" / f"{name}.{what}.json").read_text())
+        except FileNotFoundError:
+            return None
+        return content if content["run_id"] == self.run_id.hex() else None
+
+    def page_of(self, name: str) -> dict[str, Any] | None:
+        """The page of program `name`; None before it has come, and after its death until it is back."""
+        page = read_page(self.run_dir, name)
+        if page is None or page["run_id"] != self.run_id.hex() or page.get("incarnation", 1) <= self._gone.get(name, 0):
+            return None
+        return page
+
+    def look_for(self, name: str, look: Callable[[float], None], waited_s: float) -> None:
+        """One look at program `name`, which this one waits for before the first window. look: of ``check(name)``."""
+        here = self.page_of(name)
+        if here is None and waited_s > 0.5 and name not in self._asked_for:
+            self._asked_for.add(name)
+            command = self._resume_command(name) if self.resumed else self._command(name)
+            self.tell(f"{self.peer}: waiting for {name} in {self.run_dir}. To start it, paste into another "
+                      f"terminal:\n    {command}")  # fmt: skip
+        self.page.update("waiting", self.window, name)
+        self.progress(name)
+        if here is None:
+            self._refuse_strangers()
+            self.check_stop()
+        else:
+            look(waited_s)
 
     def meet(self) -> None:
         """Hello: exchange experiments and wire versions with everybody; refuse on both sides when they differ."""
@@ -288,31 +374,42 @@ class Session:
                     self._compare(name, theirs)
 
     def start(
-        self, contract: Contract, attach: Iterable[Callable[[], None]], **details: Any
+        self, contract: Contract, inlets: list[Inlet], outlets: list[Outlet], **details: Any
     ) -> dict[str, dict[str, Any]]:
-        """All programs have the same contract and all channels open; returns when everybody may begin.
+        """All programs have the same contract and all channels open; returns when this one may begin.
 
-        attach: opens this program's inlets, called once every producer has created its outlets. details: published
-        for people and results, such as NEST's min_delay; those of all programs are returned, by name.
+        details: published for people and results, such as NEST's min_delay; those of all programs are returned, by
+        name. Raises ContractError when the programs, or the run that is resumed, have another contract.
         """
-        digest = contract.digest
-        self.publish("ready", {"digest": digest, "details": details})
-        found = {self.peer: details}
-        for name in self.others:
-            theirs = self.await_page(name, "ready")
-            if theirs["digest"] != digest:
-                raise ContractError(
-                    f"{self.peer} and {name} derived different contracts ({digest[:12]} and {theirs['digest'][:12]}) "
-                    f"from the same experiment: their toolkit versions differ. Install the same tvb-lockstep on both "
-                    f"sides."
-                )
-            found[name] = theirs["details"]
-        for each in attach:
-            each()
-        self.publish("attached", {})
-        for name in self.others:
-            self.await_page(name, "attached")
-        return found
+        if self.resumed:
+            self._refuse_another(contract)
+        self._links = Links(self, inlets, outlets)
+        found = self._links.make(contract.digest, details)
+        self._reached = self._links.catching_up_to
+        if self._reached:
+            self.tell(f"{self.peer}: resumed; goes through the first {self._reached} of {contract.grid.n_windows} "
+                      f"windows again, comparing them with the recording.")  # fmt: skip
+        return {self.peer: details, **found}
+
+    def _refuse_another(self, contract: Contract) -> None:
+        """What a resumed program offers must be what it offered before."""
+        try:
+            before = flatten(json.loads((self.run_dir / "contract.json").read_text()))
+        except FileNotFoundError:  # the run ended before the first window
+            return
+        now = flatten(json.loads(json.dumps(contract.to_json())))
+        keys = [
+            key for key, value in now.items() if before.get(key) != value and not key.startswith("experiment.environ")
+        ]
+        if keys:
+            here, there = ({key: side[key] for key in keys[:20] if key in side} for side in (before, now))
+            more = f"\n  … and {len(keys) - 20} more" if len(keys) > 20 else ""
+            raise ContractError(
+                f"{self.peer} no longer makes the contract of the run {self.run_dir}:\n"
+                f"{two_columns(here, there, 'the run', 'now')}{more}\n"
+                f"A run goes on only as it began: put back the experiment's Python, its data and the versions "
+                f"(lockstep replay shows what another version changes), or start a new run."
+            )
 
     # ---- while running ---------------------------------------------------------------------------------------
 
@@ -327,6 +424,7 @@ class Session:
         """The function that a transport calls while it waits for program `name`.
 
         It raises PeerLost at the second look in a row that finds `name` gone: what was sent just before is still taken.
+        Gone is also who was started again meanwhile, since it knows nothing of the channels that were.
         """
         last_look, suspected = 0.0, False
 
@@ -339,18 +437,26 @@ class Session:
             last_look = now
             self.page.update("waiting", self.window, name)
             self.progress(name)
-            lives = alive(self.run_dir, name)
+            lives = self._lives(name)
             if suspected and not lives:
-                raise PeerLost(self._obituary(name))
+                raise PeerLost(self._obituary(name), name)
             suspected = not lives
 
         return look
+
+    def _lives(self, name: str) -> bool:
+        linked = None if self._links is None else self._links.linked(name)
+        if not alive(self.run_dir, name):
+            return False
+        return linked is None or incarnation_of(self.run_dir, name, self.run_id.hex()) == linked
 
     def _obituary(self, name: str) -> str:
         page, summary = read_page(self.run_dir, name), read_summary(self.run_dir, name)
         assert page is not None
         when = during(page["now"]["window"])
         who = f"{name} (pid {page['pid']} on {page['host']})"
+        if alive(self.run_dir, name):
+            return f"{name} was started again, as pid {page['pid']} on {page['host']}."
         if summary is None:
             return f"{who} died {when}, without a word (killed, out of memory or crashed). Its terminal may say more."
         if summary["state"] == "interrupted":
@@ -358,6 +464,48 @@ class Session:
         if summary["state"] == "failed":
             return f"{who} failed {when}: {summary['error']}"
         return f"{who} ended {when}, before {self.peer} did."
+
+    def hold(self, lost: PeerLost) -> None:
+        """Wait until the program that was lost is there again. Raises `lost` when that is not wanted, or takes longer
+        than exchange.hold_s."""
+        name, hold_s = lost.peer, self.experiment.exchange.hold_s
+        if not self.holds_for(name):
+            raise lost
+        linked = None if self._links is None else self._links.linked(name)
+        self._gone[name] = linked or incarnation_of(self.run_dir, name, self.run_id.hex())
+        if self.page_of(name) is None:
+            self.tell(f"{self.peer}: {lost} Holding {during(self.window)} for up to {hold_s:g} s. To start {name} "
+                      f"again, paste into another terminal:\n    {self._resume_command(name)}")  # fmt: skip
+        begun = time.monotonic()
+        while (page := self.page_of(name)) is None:
+            self.check_stop()
+            if time.monotonic() - begun > hold_s:
+                raise PeerLost(f"{lost} Held for it for {hold_s:g} s, in vain.", name) from None
+            self.page.update("holding", self.window, name)
+            self.progress(name)
+            time.sleep(POLL_S)
+        self.tell(f"{self.peer}: {name} is back, as pid {page['pid']} on {page['host']}.")
+
+    def holds_for(self, name: str) -> bool:
+        """Whether this program waits for `name`, which is lost, to be resumed: not when somebody ended it in order."""
+        summary = read_summary(self.run_dir, name)
+        in_order = summary is not None and summary["state"] in ("interrupted", "finished")
+        return bool(name) and self.experiment.exchange.hold_s > 0 and not in_order
+
+    def rejoin(self, lost: PeerLost) -> None:
+        """Hold for the program that was lost, and connect with it again: all that it lost on its way is sent anew.
+
+        Raises `lost` when this program does not hold, or is the bridge, which begins again as a whole.
+        """
+        if self.peer == "bridge":
+            raise lost
+        self.hold(lost)
+        assert self._links is not None
+        self._links.again([lost.peer])
+
+    def computing(self, window: int) -> None:
+        """Publish that this program computes `window`; "catching up" when a resumed one had it in its former life."""
+        self.page.update("catching up" if window < self._reached else "computing", window)
 
     def count(self, channel: str, **increments: int) -> None:
         counters = self.counters.setdefault(channel, {})
@@ -400,11 +548,7 @@ class Session:
             explained.told = True
         elif error is not None and not isinstance(error, KeyboardInterrupt):
             self.tell(f"{self.peer}: an error that lockstep did not expect; its traceback follows.")
-        for closer in reversed(self._closers):
-            try:
-                closer()
-            except Exception as second:
-                self.tell(f"{self.peer}: while closing: {second}")
+        self._close_all()
         usage = resource.getrusage(resource.RUSAGE_SELF)
         summary = {
             "peer": self.peer, "state": state, "error": None if explained is None else one_line(explained),
@@ -435,6 +579,14 @@ class Session:
             self.tell(f"{self.peer}: {unusable(self.run_dir, trouble)}")
         if explained is not error and explained is not None:
             raise explained from None
+
+    def _close_all(self) -> None:
+        for closer in reversed(self._closers):
+            try:
+                closer()
+            except Exception as second:
+                self.tell(f"{self.peer}: while closing: {second}")
+        self._closers.clear()
 
     def release(self) -> None:
         """Give the place free. Called when everything, the finishing of the run included, is done."""
@@ -494,7 +646,8 @@ def refuse_earlier(run_dir: Path, run: dict[str, Any], overwrite: bool) -> None:
     if (run_dir / "contract.json").exists() and not overwrite:
         raise RunDirectoryError(
             f"{run_dir} holds a run of {run['created']} (experiment {run['experiment']}). Choose another --run-dir, or "
-            f"add --overwrite to the commands of all its programs to replace it."
+            f"add --overwrite to the commands of all its programs to replace it. When it ended early, "
+            f"{resume_line('lockstep', run_dir)} goes on with it."
         )
 
 
@@ -552,6 +705,12 @@ def two_columns(mine: dict[str, Any], theirs: dict[str, Any], my_name: str, thei
     return "\n".join(
         "  " + "  ".join(cell.ljust(width) for cell, width in zip(row, widths, strict=True)).rstrip() for row in rows
     )
+
+
+def resume_line(prefix: str, run_dir: Path, name: str | None = None) -> str:
+    """The command line that starts program `name` of a run again, or all that ended early."""
+    side = [] if name is None else ["--side", name]
+    return " ".join([prefix, "resume", *map(shlex.quote, [os.path.abspath(run_dir), *side])])
 
 
 def paste_command(prefix: str, peer: str, arguments: list[str]) -> str:

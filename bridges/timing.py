@@ -24,15 +24,25 @@ _FILL_ROWS = 8192
 class Timing:
     """The writer. Rows of windows that were not run stay NaN.
 
-    path: the file to make, (n_windows, 6) float64. Raises RunDirectoryError when it cannot be made or already holds
-    the windows of an earlier run.
+    path: the file to make, (n_windows, 6) float64. kept: a file that is there is continued, and the rows that it has
+    stay: a resumed program goes through those windows again, but that is not when they were run. Raises
+    RunDirectoryError when the file cannot be made, or holds windows already and is not to be kept.
     """
 
-    def __init__(self, path: Path, n_windows: int) -> None:
-        if path.exists() and len(recorded(read(path))):
-            raise RunDirectoryError(f"{path} already holds the timing of an earlier run. Choose a new run directory.")
+    def __init__(self, path: Path, n_windows: int, kept: bool = False) -> None:
+        self._kept: set[int] = set()
+        before = read(path) if path.exists() else None
+        if before is not None and len(recorded(before)):
+            if not kept:
+                raise RunDirectoryError(
+                    f"{path} already holds the timing of an earlier run. Choose a new run directory."
+                )
+            self._kept = set(recorded(before).tolist())
         try:
-            self._start = _make(path, n_windows)
+            if before is None or len(before) != n_windows:
+                self._start = _make(path, n_windows)
+            else:
+                self._start = path.stat().st_size - n_windows * _ROW.size
             with open(path, "r+b") as file:
                 self._map = mmap.mmap(file.fileno(), 0)
         except OSError as error:
@@ -43,10 +53,10 @@ class Timing:
         self.n_windows = n_windows
 
     @classmethod
-    def create(cls, run_dir: Path, peer: str, n_windows: int) -> Timing:
+    def create(cls, run_dir: Path, peer: str, n_windows: int, kept: bool = False) -> Timing:
         """The timing of program `peer` at its place in a run directory, ``timing/NAME.npy``."""
         (run_dir / "timing").mkdir(mode=0o700, exist_ok=True)
-        return cls(run_dir / "timing" / f"{peer}.npy", n_windows)
+        return cls(run_dir / "timing" / f"{peer}.npy", n_windows, kept)
 
     def row(
         self, k: int, window_start: float, simulate_start: float, simulate: float, transform: float, exchange: float,
@@ -55,6 +65,8 @@ class Timing:
         """Write window `k`: two points in time [unix s] and four durations [s]."""
         if not 0 <= k < self.n_windows:
             raise IndexError(f"window {k}: the run has windows 0 to {self.n_windows - 1}.")
+        if k in self._kept:
+            return
         at = self._start + k * _ROW.size
         _ROW.pack_into(self._map, at, window_start, simulate_start, simulate, transform, exchange, wait)
 

@@ -19,9 +19,11 @@ COMMANDS = {
     "inspect": "look into what was exchanged: channels, windows, values",
     "diff": "the first and the largest difference of two runs",
     "replay": "run one program of a run alone, on the recording of the others, and check what it sends",
+    "resume": "start the programs of a run again that ended early; they go on where they were",
     "status": "what every program of a run is doing now",
     "plot": "make the report of a run again",
     "clean": "remove what killed runs left behind",
+    "doctor": "check this machine for what lockstep needs",
     "env": "list, make and remove environments",
     "bench": "measure the exchange",
 }

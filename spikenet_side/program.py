@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import time
+from collections.abc import Callable
 from pathlib import Path
 from time import perf_counter
 from typing import Any
@@ -22,13 +23,36 @@ from ..bridges.timing import Timing
 from .adapter import Connectome, SpikingSimulator
 
 
-def simulator_of(section: SpikenetSection) -> SpikingSimulator:
-    """The adapter of the simulator that the section names; imports that simulator and no other."""
+def simulator_of(section: SpikenetSection, folder: Path | None = None) -> SpikingSimulator:
+    """The adapter of the simulator that the section names; imports that simulator and no other.
+
+    folder: where the experiment's own Python lies; what has to be compiled there is, before the programs meet.
+    """
     if section.simulator == "nest":
         from .nest import Nest
 
         return Nest()
+    if section.simulator == "netpyne":
+        from .netpyne import NetPyNE
+
+        return NetPyNE(folder)
     raise ExperimentError(f"spikenet.simulator = {section.simulator!r} is not implemented yet; implemented: 'nest'.")
+
+
+def build_of(section: SpikenetSection, folder: Path) -> Callable[..., Any]:
+    """The user's build function. An experiment for several simulators has a network_NAME.py for each beside its
+    network.py; they go before it where `build` is "network:build", as it is when nothing is said."""
+    reference = section.build
+    if reference == "network:build":
+        own = f"network_{section.simulator}"
+        if (folder / f"{own}.py").is_file():
+            reference = f"{own}:build"
+        elif not (folder / "network.py").is_file():
+            raise ExperimentError(
+                f"{section.name}.build = {reference!r}: there is neither {own}.py nor network.py in {folder}. Write "
+                f"the network of {section.simulator} into one of them, or name your own 'module:function'."
+            )
+    return user_function(reference, folder, f"{section.name}.build")
 
 
 def open_network(
@@ -43,7 +67,7 @@ def open_network(
             Grid(**tvb_offer["grid"]),
             connectome,
             seed=program_seed(tvb_offer["experiment"]["seed"], section.name),
-            build=build or user_function(section.build, folder, f"{section.name}.build"),
+            build=build or build_of(section, folder),
         )
     return {
         "simulator": simulator.name, "version": simulator.version, "resolution_ms": section.resolution,
@@ -63,7 +87,7 @@ def run(session: Session, folder: Path, build: Any = None, simulator: SpikingSim
     folder: where the experiment's own Python lies. build: a function in place of the one that the experiment names.
     """
     section = session.experiment.program(session.peer)
-    simulator = simulator or simulator_of(section)
+    simulator = simulator or simulator_of(section, folder)
     session.meet()
     tvb_offer = session.await_page("tvb", "offer")
     session.page.update("starting", -1)
@@ -78,9 +102,8 @@ def run(session: Session, folder: Path, build: Any = None, simulator: SpikingSim
     inlets, outlets = open_ends(session, contract)
     neurons = sum(population.size for population in simulator.populations)
     address = Address(session.run_id, SPIKES_NUMBER, f"{session.peer}.spikes", SPIKES, neurons)
-    log = FrameLog.create(session.run_dir, address)
-    session.on_close(log.close)
-    session.start(contract, [inlet.attach for inlet in inlets], min_delay_ms=getattr(simulator, "min_delay_ms", None))
+    log = session.open_log(address)
+    session.start(contract, inlets, outlets, min_delay_ms=getattr(simulator, "min_delay_ms", None))
     _lock_step(session, contract, simulator, inlets, outlets, log, address)
 
 
@@ -89,7 +112,7 @@ def _lock_step(
     log: FrameLog, address: Address,
 ) -> None:  # fmt: skip
     grid, spent = contract.grid, Spent()
-    timing = Timing.create(session.run_dir, session.peer, grid.n_windows)
+    timing = Timing.create(session.run_dir, session.peer, grid.n_windows, kept=session.resumed)
     session.on_close(timing.close)
     slices = [_neurons_of(outlet.channel, simulator) for outlet in outlets]
     for k in range(grid.n_windows):
@@ -104,7 +127,7 @@ def _lock_step(
             given = len(payload) if isinstance(payload, Spikes) else 0
             session.count(inlet.channel.name, frames_delivered=1, spikes_delivered=given)
             spent.exchange += perf_counter() - mark
-        session.page.update("computing", k)
+        session.computing(k)
         simulate_start, mark = time.time(), perf_counter()
         simulator.run(first, end)
         spikes = simulator.spikes()
@@ -142,18 +165,21 @@ def _only(spikes: Spikes, columns: np.ndarray) -> Spikes:
 
 
 def join(
-    build: Any, experiment: str, run_dir: str | Path, name: str = "spikenet", overrides: list[str] | None = None
-) -> None:
+    build: Any, experiment: str, run_dir: str | Path, name: str = "spikenet", overrides: list[str] | None = None,
+    resumed: bool = False,
+) -> None:  # fmt: skip
     """Join a run from a script of one's own, with a network of one's own. Blocks until the run has ended.
 
     build: a function that gets a BuildRequest and makes the network, as `spikenet.build` names one. experiment: name,
-    folder or file of the experiment. name: which of its spiking programs this is.
+    folder or file of the experiment. name: which of its spiking programs this is. resumed: go on where this program of
+    the run died.
     Raises LockstepError with the message that the command would print.
     """
     loaded, path = load(experiment, overrides)
     sets = [part for override in overrides or [] for part in ("--set", override)]
     arguments = [experiment, "--run-dir", str(run_dir), *sets]
     session = Session(
-        Path(run_dir), name, loaded, command=lambda other: paste_command("lockstep", other, arguments)
-    )
+        Path(run_dir), name, loaded, resumed=resumed,
+        command=lambda other: paste_command("lockstep", other, arguments),
+    )  # fmt: skip
     session.run(lambda session: run(session, path.parent, build), lambda: finish_if_last(session))

@@ -44,7 +44,7 @@ def run(session: Session, folder: Path, simulator: Any = None) -> None:
     np.save(history, plan.simulation.initial_history, allow_pickle=False)
     (session.run_dir / "initial_history.npy").write_bytes(history.getbuffer())
     monitors = MonitorLogs(session, contract, plan.simulation)
-    details = session.start(contract, [inlet.attach for inlet in inlets])
+    details = session.start(contract, inlets, outlets)
     for name, about in contract.spikenet.items():
         about.update(details[name])
     # from here on there is something to keep
@@ -71,9 +71,7 @@ class MonitorLogs:
         for i, monitor in enumerate(simulation.monitors):
             columns = 1 + int(np.prod(monitor["shape"]))
             address = Address(session.run_id, MONITOR_NUMBER + i, f"tvb.monitor{i}", DENSE, columns, gaps=True)
-            log = FrameLog.create(session.run_dir, address)
-            session.on_close(log.close)
-            self._logs.append((log, address))
+            self._logs.append((session.open_log(address), address))
 
     def record(self, end_window: int) -> None:
         """Write what the monitors say of all windows before `end_window`, whose spikes have all come in."""
@@ -114,7 +112,7 @@ class LockStep:
         self.simulate = 0.0
 
     def run(self) -> None:
-        timing = Timing.create(self.session.run_dir, "tvb", self.grid.n_windows)
+        timing = Timing.create(self.session.run_dir, "tvb", self.grid.n_windows, kept=self.session.resumed)
         self.session.on_close(timing.close)
         for k in range(self.grid.n_windows):
             self.session.window = k
@@ -127,7 +125,7 @@ class LockStep:
             self.receive(self.needed(k))
             if not self.serial:
                 self.send_needed(k)
-            self.session.page.update("computing", k)
+            self.session.computing(k)
             # what was computed before counts as just before: [start, start + simulate) never reaches into a wait
             simulate_start, mark = time.time() - self.simulate, perf_counter()
             self.simulation.advance(self.grid.steps(k)[1])
@@ -228,16 +226,20 @@ def by_variable(labels: tuple[str, ...]) -> list[tuple[str, list[str]]]:
     return list(found.items())
 
 
-def join(simulator: Any, experiment: str, run_dir: str | Path, overrides: list[str] | None = None) -> None:
+def join(
+    simulator: Any, experiment: str, run_dir: str | Path, overrides: list[str] | None = None, resumed: bool = False
+) -> None:
     """Join a run from a script of one's own, with a TVB Simulator of one's own. Blocks until the run has ended.
 
     experiment: name, folder or file of the experiment; its [tvb] section is not used but for what the others compare.
+    resumed: go on where this program of the run died.
     Raises LockstepError with the message that the command would print.
     """
     loaded, path = load(experiment, overrides)
     sets = [part for override in overrides or [] for part in ("--set", override)]
     arguments = [experiment, "--run-dir", str(run_dir), *sets]
     session = Session(
-        Path(run_dir), "tvb", loaded, command=lambda other: paste_command("lockstep", other, arguments)
-    )
+        Path(run_dir), "tvb", loaded, resumed=resumed,
+        command=lambda other: paste_command("lockstep", other, arguments),
+    )  # fmt: skip
     session.run(lambda session: run(session, path.parent, simulator), lambda: finish_if_last(session))

@@ -4,20 +4,17 @@ from __future__ import annotations
 
 import argparse
 
-from ..arguments import experiment_of
-from ..program import add_arguments, take_part
+from ...bridges.errors import ExperimentError
+from ..program import add_arguments, body_of, part_of, take_part
 
 __all__ = ["add_arguments", "run"]
 
 
 def run(args: argparse.Namespace) -> int:
-    from ...bridges.bridge import run_bridge
-    from ...bridges.errors import ExperimentError
-
-    experiment, _ = experiment_of(args)
-    if experiment.exchange.bridge != "own":
+    part = part_of(args)
+    if part.experiment.exchange.bridge != "own":
         raise ExperimentError(
             'exchange.bridge = "receiver": this experiment has no bridge of its own. Start all programs with '
             "--bridge own."
         )
-    return take_part(args, "bridge", run_bridge)
+    return take_part(part, "bridge", body_of("bridge", part.source.parent))

@@ -11,8 +11,8 @@ from ...bridges.compare import LogComparison, counted, describe, differing_keys
 from ...bridges.errors import ExperimentError
 from ...bridges.peers import read_page
 from ...bridges.replay import NAMES, Recorded, ReplaySession
-from ...bridges.session import Session, installed_versions, two_columns
-from ..program import enter
+from ...bridges.session import installed_versions, two_columns
+from ..program import body_of, enter
 from ..progress import RunProgress
 
 
@@ -37,17 +37,6 @@ def run(args: argparse.Namespace) -> int:
     recorded = Recorded(args.run, args.side)
     _enter(args, recorded)
     folder = recorded.folder
-
-    def body(session: Session) -> None:
-        if recorded.side == "tvb":
-            from ...tvb_side.program import run as run_tvb
-
-            run_tvb(session, folder)
-        else:
-            from ...spikenet_side.program import run as run_spikenet
-
-            run_spikenet(session, folder)
-
     os.umask(0o077)  # as the run, the replay is its owner's alone
     progress: RunProgress | None = None
 
@@ -66,7 +55,7 @@ def run(args: argparse.Namespace) -> int:
         progress = RunProgress(session.run_dir, [recorded.side], recorded.experiment.duration)
         session.progress = progress.update
     try:
-        logs = session.replay(body)
+        logs = session.replay(body_of(recorded.side, folder))
     finally:
         if progress is not None:
             progress.update(force=True)

@@ -8,10 +8,8 @@ from pathlib import Path
 
 from ...bridges.errors import ExperimentError
 from ...bridges.experiment import Experiment
-from ...bridges.session import Session
-from ..arguments import experiment_of
 from ..program import add_arguments as add_program_arguments
-from ..program import enter, take_part
+from ..program import body_of, enter, part_of, requirements_of, take_part
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -21,18 +19,12 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 
 def run(args: argparse.Namespace) -> int:
-    experiment, path = experiment_of(args)
-    name = _name_of(args.name, experiment)
-    enter([experiment.program(name).simulator], experiment.environments.spikenet)
+    part = part_of(args)
+    name = _name_of(args.name, part.experiment)
+    enter(*requirements_of(name, part.experiment))
     if args.describe:
-        return _describe(experiment, name, args.describe, path.parent)
-
-    def body(session: Session) -> None:
-        from ...spikenet_side.program import run as run_spikenet
-
-        run_spikenet(session, path.parent)
-
-    return take_part(args, name, body)
+        return _describe(part.experiment, name, args.describe, part.source.parent)
+    return take_part(part, name, body_of(name, part.source.parent))
 
 
 def _name_of(name: str | None, experiment: Experiment) -> str:
