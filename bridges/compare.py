@@ -173,13 +173,13 @@ def compare_log(logs: tuple[Log | None, Log | None], grids: tuple[Grid, Grid], n
     streams = _Stream(a, grids[0], names[0], found.notes), _Stream(b, grids[1], names[1], found.notes)
     try:
         (_compare_dense if a.address.kind == DENSE else _compare_spikes)(found, *streams)
+        ends = [stream.end_ns for stream in streams]
     finally:
         for stream in streams:
             stream.index.close()
     found.windows = streams[0].windows, streams[1].windows
     if found.windows[0] == 0 or found.windows[1] == 0:
         found.comparable = False
-    ends = [stream.end_ns for stream in streams]
     found.end_ms = min(ends) / NS_PER_MS
     if ends[0] != ends[1]:
         found.notes.append(

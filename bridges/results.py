@@ -540,7 +540,7 @@ def _frames(index: FrameIndex | None, notes: list[str]) -> Iterator[tuple[int, A
 
 
 def _total_rows(index: FrameIndex | None) -> int:
-    return 0 if index is None else sum(index.rows(k) for k in range(len(index)))
+    return 0 if index is None else index.total_rows
 
 
 class _Column:

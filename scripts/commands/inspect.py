@@ -19,7 +19,7 @@ from rich.table import Table
 
 from ...bridges import results
 from ...bridges.contract import Contract
-from ...bridges.errors import ExperimentError, RunDirectoryError
+from ...bridges.errors import ExperimentError, FrameError, RunDirectoryError
 from ...bridges.frame import DENSE
 from ...bridges.recording import FrameIndex
 from ...bridges.results import Log
@@ -55,17 +55,21 @@ def run(args: argparse.Namespace) -> int:
         return 0
     log = find(logs, args.channel, args.stage)
     index = log.open()
-    windows = selected(len(index), args.window, args.windows, log.name)
+    asked = selected(len(index), args.window, args.windows, log.name)
+    windows = asked if asked is not None else range(len(index))
+    if asked is None and args.export is None and sys.stdout.isatty():
+        windows = windows[-SUMMARY_WINDOWS:]
+    windows, damage = intact(log, index, windows)
     if args.export is not None:
-        n = export(args.export, log, index, contract, windows if windows is not None else range(len(index)))
+        n = export(args.export, log, index, contract, windows)
         print(f"{args.export}: {n} {'steps' if log.address.kind == DENSE else 'spikes'} of {log.name}")
-    elif windows is None:
-        _summarize(log, index, contract)
+    elif asked is None:
+        _summarize(log, index, contract, windows)
     else:
         _print(log, index, contract, windows)
-    for warning in damage_of(log, index):
+    for warning in damage or damage_of(log, index):
         print(warning, file=sys.stderr)
-    return 0
+    return FrameError.exit_code if damage or index.damage is not None else 0
 
 
 # ---- what is meant -------------------------------------------------------------------------------------------
@@ -110,6 +114,18 @@ def selected(n: int, window: int | None, windows: str | None, name: str) -> rang
     if not 0 <= a < b <= n:
         raise ExperimentError(f"--windows {windows}: {held}, so A:B must lie within 0:{n}, with A < B.")
     return range(a, b)
+
+
+def intact(log: Log, index: FrameIndex, windows: range) -> tuple[range, list[str]]:
+    """The windows up to the first altered one, and what is said of that. Raises FrameError when none is left."""
+    for k in windows:
+        try:
+            index.payload(k)
+        except FrameError as error:
+            if k == windows.start:
+                raise
+            return range(windows.start, k), [f"{log.name} is shown up to window {k - 1}: {error}"]
+    return windows, []
 
 
 def damage_of(log: Log, index: FrameIndex) -> list[str]:
@@ -265,12 +281,10 @@ def _labels(log: Log) -> str:
     return ", ".join(shown) + (f", … ({len(labels)} in all)" if len(shown) < len(labels) else "")
 
 
-def _summarize(log: Log, index: FrameIndex, contract: Contract) -> None:
+def _summarize(log: Log, index: FrameIndex, contract: Contract, windows: range) -> None:
     """One row per window: when, how much, and in which range."""
-    n = len(index)
-    first = max(0, n - SUMMARY_WINDOWS) if sys.stdout.isatty() else 0
     rows = []
-    for k in range(first, n):
+    for k in windows:
         t0, t1 = (contract.grid.ms(tick) for tick in index.ticks(k))
         row: list[Any] = [k, f"[{t0:g}, {t1:g})", index.rows(k)]
         if log.address.kind == DENSE:
@@ -279,9 +293,10 @@ def _summarize(log: Log, index: FrameIndex, contract: Contract) -> None:
         rows.append(row)
     extra = ["min", "mean", "max"] if log.address.kind == DENSE else []
     head = ["window", "time [ms]", "steps" if log.address.kind == DENSE else "spikes", *extra]
-    show(f"{log.name}: {n} windows, {log.signal.unit or log.signal.kind}", head, rows)
-    if first:
-        print(f"Windows before {first} are not shown. --windows A:B prints the content of any, --export FILE all.")
+    show(f"{log.name}: {len(index)} windows, {log.signal.unit or log.signal.kind}", head, rows)
+    if windows.start:
+        hidden = f"Windows before {windows.start} are not shown."
+        print(f"{hidden} --windows A:B prints the content of any, --export FILE all.")
 
 
 def _print(log: Log, index: FrameIndex, contract: Contract, windows: range) -> None:

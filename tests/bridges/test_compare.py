@@ -245,20 +245,21 @@ def test_the_command_prints_each_log_and_its_exit_status_says_whether_something_
     assert out.endswith("different: 1 of 6 logs\n")
 
 
-def test_a_damaged_recording_is_compared_up_to_the_damage(tmp_path):
+@pytest.mark.parametrize("position, field", [(HEADER_BYTES + 3, "CRC-32"), (0, "magic"), (40, "t0")])
+def test_a_damaged_recording_is_compared_up_to_the_damage(tmp_path, position, field):
     make_run(tmp_path / "1")
     shutil.copytree(tmp_path / "1", tmp_path / "2")
     path = tmp_path / "2" / "record" / "tvb_to_nest.0.raw.frames"
     data = bytearray(path.read_bytes())
     second = HEADER_BYTES + 8 * 8
-    data[second + HEADER_BYTES + 3] ^= 1
+    data[second + position] ^= 1
     path.write_bytes(data)
     spikes = tmp_path / "2" / "record" / "nest.spikes.frames"
     os.truncate(spikes, spikes.stat().st_size - 1)
     logs = {log.name: log for log in compare_runs(tmp_path / "1", tmp_path / "2").logs}
     log = logs["tvb_to_nest.0.raw"]
     assert log.identical and log.compared == (8, 8) and log.windows == (3, 1)
-    assert "run 2 is damaged at window 1" in log.notes[0] and "CRC-32" in log.notes[0]
+    assert "run 2 is damaged at window 1" in log.notes[0] and f"{field}: expected" in log.notes[0]
     assert "run 2 ends with 103 bytes of a frame that is not complete" in logs["nest.spikes"].notes
     assert logs["nest.spikes"].compared == (18, 18)
 

@@ -7,6 +7,7 @@ import os
 import stat
 import subprocess
 import sys
+import zlib
 
 import numpy as np
 import pytest
@@ -352,6 +353,222 @@ def test_a_log_of_another_run_is_not_continued_and_not_cut(tmp_path):
         with pytest.raises(FrameError, match=r"a\.frames, window 0 at byte 0"):
             continued(path, other)
         assert path.read_bytes() == before
+
+
+def indexed(path, n, address=RATES):
+    """A log of `n` windows, of which the index knows all."""
+    return write_rates(path, n) if address is RATES else write_trains(path, n)
+
+
+def block_of(offsets, address=RATES):
+    """A block of an index, as the docstring of recording.py has it."""
+    empty = np.zeros((0, address.columns)) if address.kind == DENSE else Spikes.none()
+    block = np.array([*offsets, *[-1] * (511 - len(offsets))], "<i8").tobytes()
+    crc = zlib.crc32(frame.encode(address, 0, 0, 1, empty)[0][:32] + block)
+    return block + crc.to_bytes(8, "little")
+
+
+class Reads:
+    """Counts the reads of one kind: of a header alone, or of more."""
+
+    def __init__(self, monkeypatch):
+        self.headers = self.frames = 0
+        pread = os.pread
+
+        def counted(fd, n, offset):
+            if n == HEADER_BYTES:
+                self.headers += 1
+            else:
+                self.frames += 1
+            return pread(fd, n, offset)
+
+        monkeypatch.setattr(os, "pread", counted)
+
+
+def test_the_index_says_where_the_frames_begin(tmp_path):
+    index = recording.index_of(indexed(tmp_path / "nest.spikes.frames", 4, TRAINS))
+    assert index == tmp_path / "nest.spikes.index"
+    assert index.read_bytes() == block_of([0, 80, 80 + 92, 80 + 92 + 104], TRAINS)
+    assert stat.S_IMODE(index.stat().st_mode) == 0o600
+    index = recording.index_of(indexed(tmp_path / "a.frames", 512))
+    assert index.read_bytes() == block_of(range(0, 511 * 128, 128)) + block_of([511 * 128])
+
+
+@pytest.mark.parametrize("closed, most", [(True, 5), (False, 5 + 510)])
+def test_the_last_window_of_a_long_log_is_found_with_a_handful_of_reads(tmp_path, monkeypatch, closed, most):
+    path = tmp_path / "a.frames"
+    log = recording.FrameLog(path, RATES)
+    for k in range(3 * 511 - 1):
+        append(log, k, rates(k))
+    if closed:
+        log.close()
+    reads = Reads(monkeypatch)
+    with recording.read(path, RATES) as index:
+        assert len(index) == 3 * 511 - 1 and index.torn_bytes == 0
+        assert np.array_equal(index.payload(len(index) - 1), rates(len(index) - 1))
+        assert reads.headers <= most and reads.frames == 1
+        assert np.array_equal(index.payload(700), rates(700)) and index.ticks(20) == (80, 84) and index.rows(21) == 2
+        assert reads.headers <= most + 5 and reads.frames == 2
+    reads.headers = 0
+    with recording.FrameIndex(path, RATES, scan=True) as index:
+        assert len(index) == 3 * 511 - 1 and reads.headers == 3 * 511 - 1
+    log.close()
+
+
+def test_windows_are_read_one_after_the_other_with_one_read_each(tmp_path, monkeypatch):
+    with recording.read(indexed(tmp_path / "a.frames", 600), RATES) as index:
+        reads = Reads(monkeypatch)
+        assert [payload[0, 0] for payload in index] == [100.0 * k for k in range(600)]
+        assert (reads.headers, reads.frames) == (0, 600)
+
+
+def test_a_log_is_read_the_same_whatever_its_index_holds(tmp_path):
+    random = np.random.default_rng(3)
+    for address, full, n in ((RATES, rates, 1100), (TRAINS, trains, 20)):
+        path = indexed(tmp_path / f"{address.name}.frames", n, address)
+        sidecar = recording.index_of(path)
+        good = sidecar.read_bytes()
+        offsets = [offset for block in range(0, len(good), 4096)
+                   for offset in np.frombuffer(good, "<i8", 511, block).tolist() if offset >= 0]  # fmt: skip
+        flipped = bytearray(good)
+        flipped[4096 * (len(good) // 4096 - 1) + 100] ^= 8
+        beyond = block_of([*range(0, 80 * 100, 80), 1 << 62], address)
+        contents = [
+            good, b"", good[:4095], good[:4096], good[:-1], good + b"x", good + good[:4096], bytes(4096),
+            bytes(flipped), b"\xff" * 8192, random.bytes(8192), good + random.bytes(4096), beyond,
+            block_of(offsets[:511], address._replace(run_id=bytes(16))), block_of(offsets[1:400], address),
+            block_of([0, 0, *offsets[1:400]], address), block_of([*offsets[:9], *offsets[10:400]], address),
+            block_of([*offsets[:9], *offsets[8:400]], address), block_of([0, -5, 1 << 62], address),
+            block_of([], address), block_of([0, 3], address),
+        ]  # fmt: skip
+        for content in contents:
+            sidecar.write_bytes(content)
+            with recording.read(path, address) as index:
+                assert len(index) == n and index.torn_bytes == 0
+                assert index.ticks(n - 1) == (4 * n - 4, 4 * n)
+                assert index.total_rows == sum(len(full(k)) for k in range(n))
+                for k in (0, 8, 9, 10, n - 2, n - 1):
+                    assert np.array_equal(index.payload(k), full(k))
+        sidecar.unlink()
+        assert len(recording.read(path, address)) == n
+
+
+@pytest.mark.parametrize("address, full", [(RATES, rates), (TRAINS, trains)])
+def test_an_index_that_knows_more_than_the_log_is_used_up_to_the_end_of_the_log(tmp_path, monkeypatch, address, full):
+    path = indexed(tmp_path / "a.frames", 20, address)
+    whole = path.read_bytes()
+    ends = np.cumsum([HEADER_BYTES + len(frame.encode(address, k, 0, 1, full(k))[1]) for k in range(20)]).tolist()
+    reads = Reads(monkeypatch)
+    for size in [*range(ends[15], ends[17] + 2), 0, 1, 79, 80, 81, len(whole) - 1]:
+        path.write_bytes(whole[:size])
+        reads.headers = 0
+        with recording.read(path, address) as index:
+            assert len(index) == sum(end <= size for end in ends)
+            assert index.torn_bytes == size - (ends[len(index) - 1] if len(index) else 0)
+            if len(index):
+                assert np.array_equal(index.payload(len(index) - 1), full(len(index) - 1))
+        assert reads.headers <= 6
+
+
+def test_a_header_altered_in_the_middle_is_refused_when_its_window_is_read_and_the_others_are_not(tmp_path):
+    path = indexed(tmp_path / "a.frames", 5)
+    whole = path.read_bytes()
+    for position in range(HEADER_BYTES):
+        data = bytearray(whole)
+        data[2 * 128 + position] ^= 0x11
+        path.write_bytes(data)
+        with recording.read(path, RATES) as index:
+            assert len(index) == 5
+            with pytest.raises(FrameError, match=r"window 2 at byte 256|frame 2 is refused"):
+                index.payload(2)
+            for k in (0, 1, 3, 4):
+                if k == 3 and 48 <= position < 56:  # t1 of window 2: either it or t0 of window 3 is wrong
+                    with pytest.raises(FrameError, match=r"window 3 at byte 384: t0: expected -?\d+, found 12"):
+                        index.payload(k)
+                else:
+                    assert np.array_equal(index.payload(k), rates(k))
+
+
+def test_a_window_that_overlaps_the_next_is_noticed_even_when_its_crc_fits(tmp_path):
+    path = indexed(tmp_path / "a.frames", 5)
+    with open(path, "r+b") as file:
+        file.seek(2 * 128)
+        file.write(frame.encode(RATES, 2, 8, 13, rates(2))[0])
+    with recording.read(path, RATES) as index:
+        for k in (3, 0, 3):  # in whatever order they are read
+            if k:
+                with pytest.raises(FrameError, match="window 3 at byte 384: t0: expected 13, found 12"):
+                    index.payload(k)
+            else:
+                index.payload(k)
+    with pytest.raises(FrameError, match="window 3 at byte 384: t0: expected 13, found 12"):
+        recording.FrameIndex(path, RATES, scan=True)
+
+
+@pytest.mark.parametrize("position, field", [(0, "magic"), (32, "sequence"), (40, "t0"), (56, "payload length")])
+def test_every_way_to_a_window_with_an_altered_header_names_it(tmp_path, position, field):
+    path = indexed(tmp_path / "a.frames", 5)
+    data = bytearray(path.read_bytes())
+    data[2 * 128 + position] ^= 1
+    path.write_bytes(data)
+    with recording.read(path, RATES) as index:
+        for way in (index.ticks, index.rows, index.frame, index.payload):
+            with pytest.raises(FrameError, match=rf"a\.frames, window 2 at byte 256: .*{field}: expected .*, found"):
+                way(2)
+
+
+def test_an_index_that_is_wrong_in_the_middle_gives_no_wrong_payload(tmp_path):
+    path = indexed(tmp_path / "a.frames", 5)
+    recording.index_of(path).write_bytes(block_of([0, 128, 256 + 24, 384, 512]))  # whole rows apart, CRC and all
+    with recording.read(path, RATES) as index:
+        assert np.array_equal(index.payload(0), rates(0)) and np.array_equal(index.payload(4), rates(4))
+        with pytest.raises(FrameError, match="window 1 at byte 128: payload length: expected 72, found 48"):
+            index.payload(1)
+        with pytest.raises(FrameError, match=r"window 2 at byte 280: .*magic"):
+            index.payload(2)
+
+
+def test_a_continued_log_ends_with_the_index_of_the_uninterrupted_one(tmp_path):
+    whole = recording.index_of(indexed(tmp_path / "whole.frames", 1300)).read_bytes()
+    path = indexed(tmp_path / "a.frames", 1100)
+    recording.index_of(path).write_bytes(b"of another time")
+    os.truncate(path, 1090 * 128 + 5)
+    with continued(path) as log:
+        assert log.kept == 1090
+        assert recording.index_of(path).stat().st_size == 2 * 4096
+        for k in range(1300):
+            append(log, k, rates(k))
+    assert recording.index_of(path).read_bytes() == whole
+    assert path.read_bytes() == (tmp_path / "whole.frames").read_bytes()
+
+
+def test_a_continued_log_finds_an_altered_header_whatever_its_index_says(tmp_path):
+    path = indexed(tmp_path / "a.frames", 600)
+    with open(path, "r+b") as file:
+        file.seek(300 * 128)
+        file.write(b"X")
+    with continued(path) as log:
+        assert log.kept == 300 and path.stat().st_size == 300 * 128
+
+
+def test_a_log_whose_index_cannot_be_written_is_written_nevertheless(tmp_path, monkeypatch):
+    recording.index_of(tmp_path / "a.frames").mkdir()
+    path = indexed(tmp_path / "a.frames", 1030)
+    assert len(recording.read(path, RATES)) == 1030
+    write, left = os.write, [4096 + 77]
+
+    def nearly_full(fd, data):
+        n = min(left[0], len(data))
+        left[0] -= n
+        if not n:
+            raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+        return write(fd, data[:n])
+
+    monkeypatch.setattr(os, "write", nearly_full)
+    path = indexed(tmp_path / "b.frames", 1600)
+    assert recording.index_of(path).stat().st_size == 4096 + 77
+    with recording.read(path, RATES) as index:
+        assert len(index) == 1600 and np.array_equal(index.payload(1599), rates(1599))
 
 
 def test_timing_rows_are_read_while_they_are_written_and_the_others_are_nan(tmp_path):

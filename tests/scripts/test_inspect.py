@@ -168,6 +168,27 @@ def test_a_damaged_window_is_named_and_those_before_it_can_be_read(run_dir, caps
     assert status == 4 and "channel tvb_to_nest.0.raw: frame 1 is refused: CRC-32" in error
 
 
+@pytest.mark.parametrize("position, field", [(3, "magic"), (32, "sequence"), (85, "CRC-32")])
+def test_what_comes_before_a_damaged_window_is_shown_and_exported_with_a_note(
+    run_dir, tmp_path, capsys, position, field
+):
+    path = run_dir / "record" / "tvb_to_nest.0.raw.frames"
+    data = bytearray(path.read_bytes())
+    data[144 + position] ^= 4
+    path.write_bytes(data)
+    said = "tvb_to_nest.0.raw is shown up to window 0: "
+    status, lines, error = inspect(capsys, run_dir, "tvb_to_nest.0")
+    assert status == 4 and error.startswith(said) and f"{field}: expected" in error
+    assert [line[0] for line in lines[2:]] == ["0"]
+    status, lines, error = inspect(capsys, run_dir, "tvb_to_nest.0", "--export", tmp_path / "a.csv")
+    assert status == 4 and error.startswith(said) and lines[0][0].endswith(": 4 steps of tvb_to_nest.0.raw")
+    assert len((tmp_path / "a.csv").read_text().splitlines()) == 5
+    for window in ("0", "2"):
+        assert inspect(capsys, run_dir, "tvb_to_nest.0", "--window", window)[0] == 0
+    status, lines, error = inspect(capsys, run_dir, "tvb_to_nest.0", "--windows", "1:3")
+    assert status == 4 and lines == [] and f"{field}: expected" in error
+
+
 def test_a_folder_that_is_no_run_is_said_to_be_none(tmp_path, capsys):
     status, _, error = inspect(capsys, tmp_path)
     assert status == 5 and "it is not a run directory" in error
