@@ -30,7 +30,7 @@ def main(argv: list[str]) -> int:
     try:
         if command == "test":
             return checks.main(argv[1:])
-        if command not in command_line.COMMANDS or command == "env":
+        if command not in command_line.COMMANDS or command in ("env", "doctor"):
             return command_line.main(argv or ["--help"])
         return _go_on(argv)
     except LockstepError as error:
