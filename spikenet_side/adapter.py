@@ -6,12 +6,13 @@ half-open ``[t0, t1)``, a spike of tick t lies in ``[t, t + resolution)``.
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass
 from typing import Any, Protocol
 
 import numpy as np
 
-from ..bridges.contract import Channel
+from ..bridges.contract import Channel, Edge
 from ..bridges.errors import ExperimentError, LockstepError
 from ..bridges.experiment import SpikenetSection
 from ..bridges.frame import Payload, Spikes
@@ -54,32 +55,61 @@ class BuildRequest:
 
 
 class SpikingSimulator(Protocol):
-    """One simulator of spiking networks, driven window by window."""
+    """One simulator of spiking networks, driven window by window: open, connect, then for each window feed every input
+    channel, run, spikes, potential; close at the end. The suite in conformance.py certifies all of it.
+
+    name, version: of the simulator; both sides of a run are told, and its provenance keeps them.
+    populations: known after `open`, in the order of their neurons' numbers.
+    counters: by input channel what was handed to the simulator so far (spikes, or values of a dense signal), and under
+    "recorded" the spikes that came out.
+    """
 
     name: str
     version: str
-    populations: tuple[Population, ...]  # in the order of their neurons' numbers
+    populations: tuple[Population, ...]
+    counters: dict[str, int]
 
     def open(self, section: SpikenetSection, grid: Grid, connectome: Connectome, seed: int, build: Any) -> None:
-        """Set up the kernel and make the user's network; afterwards `populations` is known."""
+        """Set the simulator up (resolution, `seed`: 1 to 2^31 - 1) and make the user's network with
+        ``build(BuildRequest(...))``; afterwards `populations` is known.
+
+        Raises ExperimentError when the section asks for what the simulator cannot do, or `build` returned what is not
+        a network.
+        """
 
     def connect(self, inputs: list[Channel], outputs: list[Channel]) -> None:
-        """Make the proxies (devices) of `inputs` and the recorders that `outputs` ask for. Called once, after open."""
+        """Make the proxies (devices) of `inputs` and the recorders that `outputs` ask for. Called once, after open.
+
+        Group g of ``channel.out`` reaches the populations of the edges with that `group`, each with its weight and
+        delay; `proxy_params` holds the rest of the interface row. All spikes are recorded, whatever `outputs` holds.
+        Raises ExperimentError, naming the edge or the output, when it names a population that is not there
+        (`find_population`), a delay that cannot be exact (`delay_steps`) or a model that the simulator does not offer.
+        """
 
     def feed(self, channel: Channel, payload: Payload, first_step: int, end_step: int) -> None:
-        """Hand over the transformed input of the window that is run next. Exactly what is given acts, or it raises."""
+        """Hand over the transformed input of the window that is run next. Exactly what is given acts, or it raises.
+
+        RATE: rate of each of the ``proxy_params["number_of_neurons"]`` Poisson neurons behind a group [Hz], and CURRENT
+        [pA], (n_steps, n_groups): row j acts throughout TVB step ``first_step + j``, a delay later. SPIKES: ticks in
+        the window, and senders; each spike arrives once, in the step of its tick, a delay later. `check_input` refuses
+        the rest with a LockstepError, before anything has reached the simulator; a window given twice is refused, too.
+        """
 
     def run(self, first_step: int, end_step: int) -> None:
-        """Advance by the window of TVB steps ``[first_step, end_step)``."""
+        """Advance by the window of TVB steps ``[first_step, end_step)``.
+
+        Raises LockstepError, and does nothing, when that is not the next window or an input of it was not fed.
+        """
 
     def spikes(self) -> Spikes:
-        """All spikes of the window just run, of all populations: ticks, and neuron numbers counted through
-        `populations`; sorted by time, then by neuron."""
+        """All spikes of the window just run, of all populations: ticks (int64), and neuron numbers counted through
+        `populations` (int32); sorted by time, then by neuron."""
 
     def potential(self, channel: Channel) -> np.ndarray:
         """Mean membrane potential of the window just run [mV], (n_steps, n_groups), at the start of each TVB step."""
 
-    def close(self) -> None: ...
+    def close(self) -> None:
+        """Let go of everything; also after `open` or `connect` has raised. Another `open` may follow in the process."""
 
 
 def check_input(channel: Channel, payload: Payload, first_step: int, end_step: int, now: int, grid: Grid) -> None:
@@ -130,3 +160,30 @@ def find_population(label: str, populations: tuple[Population, ...], where: str)
             return population
     known = ", ".join(population.label for population in populations)
     raise ExperimentError(f"{where}: there is no population {label}. The network has: {known}.")
+
+
+def edge_name(channel: Channel, edge: Edge) -> str:
+    """The edge as messages name it: channel, group, population."""
+    return f"channel {channel.name}, edge {channel.out.labels[edge.group]} -> {edge.population}@{edge.region}"
+
+
+def delay_steps(delay_ms: float, resolution_ms: float, where: str, at_least: int = 1, why: str = "") -> int:
+    """The delay of an edge in steps of the resolution, exactly.
+
+    at_least: the shortest that the simulator can do, and `why`. Raises ExperimentError, naming the edge by `where`, for
+    a delay that is shorter, not finite, or between two steps.
+    """
+    steps = delay_ms / resolution_ms
+    if not math.isfinite(steps):
+        raise ExperimentError(f"{where}: delay = {delay_ms}: it must be a finite time in ms.")
+    if steps < at_least - 1e-6:
+        raise ExperimentError(
+            f"{where}: delay = {delay_ms} ms is too short with a resolution of {resolution_ms} ms: it must be at least "
+            f"{at_least * resolution_ms:g} ms ({at_least} x resolution){why}."
+        )
+    if abs(steps - round(steps)) > 1e-6:
+        raise ExperimentError(
+            f"{where}: delay = {delay_ms} ms is not a multiple of the resolution of {resolution_ms} ms. Choose for "
+            f"example {round(math.floor(steps) * resolution_ms, 9):g} ms."
+        )
+    return round(steps)

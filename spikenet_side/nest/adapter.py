@@ -16,12 +16,12 @@ from typing import Any
 
 import numpy as np
 
-from ...bridges.contract import Channel, Edge
+from ...bridges.contract import Channel
 from ...bridges.errors import ExperimentError, LockstepError
 from ...bridges.experiment import SpikenetSection
 from ...bridges.frame import Payload, Spikes
 from ...bridges.grid import NS_PER_MS, Grid, to_ns
-from ..adapter import BuildRequest, Connectome, Population, check_input, find_population
+from ..adapter import BuildRequest, Connectome, Population, check_input, delay_steps, edge_name, find_population
 
 MODELS = {"RATE": "dense", "SPIKES": "spikes", "CURRENT": "dense"}
 DEVICES = {
@@ -239,9 +239,11 @@ class Nest:
         for edge in channel.edges:
             if edge.group != group:
                 continue
-            where = f"channel {channel.name}, edge {channel.out.labels[group]} -> {edge.population}@{edge.region}"
+            where = edge_name(channel, edge)
             key = self._population(f"{edge.population}@{edge.region}", where)
-            steps = self._delay_steps(channel, edge, where)
+            at_least = self.min_edge_steps[channel.model]
+            why = ", since a current generator of NEST acts two steps after its time" if at_least > 1 else ""
+            steps = delay_steps(edge.delay_ms, self._section.resolution, where, at_least, why)
             if channel.model == "CURRENT":
                 steps -= 1  # the generator's own latency
             self._connect(device, self._nodes[key], where, weight=float(edge.weight), delay=self._ms(steps),
@@ -251,24 +253,6 @@ class Nest:
     def _population(self, label: str, where: str) -> tuple[str, str]:
         population = find_population(label, self.populations, where)
         return population.region, population.name
-
-    def _delay_steps(self, channel: Channel, edge: Edge, where: str) -> int:
-        """The delay of an edge in steps of the resolution."""
-        at_least = self.min_edge_steps[channel.model]
-        steps = edge.delay_ms * NS_PER_MS / self._step_ns
-        if not steps > at_least - 1e-6:
-            why = ", since a current generator of NEST acts two steps after its time" if at_least > 1 else ""
-            raise ExperimentError(
-                f"{where}: delay = {edge.delay_ms} ms is too short for model {channel.model}: NEST needs at least "
-                f"{self._ms(at_least):g} ms ({at_least} x resolution){why}."
-            )
-        if not math.isfinite(steps) or abs(steps - round(steps)) > 1e-6:
-            raise ExperimentError(
-                f"{where}: delay = {edge.delay_ms} ms is not a multiple of the resolution of "
-                f"{self._section.resolution} ms; NEST would round it. Choose for example "
-                f"{self._ms(math.floor(steps)):g} ms." if math.isfinite(steps) else f"{where}: delay = {edge.delay_ms}."
-            )  # fmt: skip
-        return round(steps)
 
     def _choose_min_delay(self, potential: bool) -> int:
         """NEST's slice in steps: it divides the window, and TVB's dt when potentials are asked for, since a multimeter
@@ -319,6 +303,8 @@ class Nest:
         Raises LockstepError when the payload is not of this window; nothing is then given to NEST.
         """
         check_input(channel, payload, first_step, end_step, self._now, self._grid)
+        if self._fed[channel.name] == (first_step, end_step):
+            raise LockstepError(f"channel {channel.name}: its input for steps [{first_step}, {end_step}) came before.")
         devices = self._devices[channel.name]
         first = first_step * self._dt_steps
         n = (end_step - first_step) * self._dt_steps

@@ -10,7 +10,7 @@ from tvb_lockstep.bridges.experiment import SpikenetSection
 from tvb_lockstep.bridges.frame import Spikes
 from tvb_lockstep.bridges.grid import Grid
 from tvb_lockstep.spikenet_side.adapter import Connectome
-from tvb_lockstep.spikenet_side.null import Null
+from tvb_lockstep.spikenet_side.null import Neurons, Null
 
 REGIONS = ("V1", "V2")
 
@@ -82,6 +82,27 @@ def test_input_is_kept_counted_and_checked_like_that_of_a_real_simulator():
     assert simulator.fed["RATE"].tolist() == [[1.0], [1.0]]
     with pytest.raises(LockstepError, match="stands at step 2 and cannot run"):
         simulator.run(0, 2)
+
+
+def test_neurons_answer_to_their_input_as_worked_out_by_hand():
+    """V relaxes to half in a step (tau = 0.1 / ln 2), then takes the spikes; 300 pA raise 100 pF by 0.3 mV in 0.1 ms."""
+    neurons = {"N": Neurons(1, threshold_mV=-67.5, rest_mV=-70.0, tau_ms=0.1 / np.log(2.0))}
+    edges = (Edge(0, "V1", "N", 2.0, 0.2),)
+    trains = channel("SPIKES", Signal("spikes", "", ("V1",), (1,)), edges)
+    current = channel("CURRENT", Signal.dense("pA", ["V1"]), (Edge(0, "V2", "N", 1.0, 0.1),))
+    out = channel("POTENTIAL", Signal.dense("mV", ["N@V1", "N@V2"]))
+    simulator = opened(8, duration=0.8, inputs=(trains, current), outputs=(out,), neurons=neurons)
+    simulator.feed(trains, Spikes(np.array([0, 1, 3]), np.zeros(3, np.int32)), 0, 8)
+    simulator.feed(current, np.array([[300.0]] + 7 * [[0.0]]), 0, 8)
+    simulator.run(0, 8)
+    found = simulator.potential(out) + 70.0
+    # spikes arrive in steps 2, 3 and 5: 2 mV; 1 + 2 >= 2.5 fires and rests; then 2 mV again, halved
+    np.testing.assert_allclose(found[:, 0], [0, 0, 0, 2, 0, 0, 2, 1], atol=1e-12)
+    np.testing.assert_allclose(found[:, 1], [0, 0, 0.3, 0.15, 0.075, 0.0375, 0.01875, 0.009375], atol=1e-12)
+    assert (simulator.spikes().times.tolist(), simulator.spikes().senders.tolist()) == ([3], [0])
+    with pytest.raises(ExperimentError, match=r"edge V1 -> N@V1: delay = 0.05 ms is too short"):
+        opened(1, inputs=(channel("RATE", Signal.dense("Hz", ["V1"]), (Edge(0, "V1", "N", 1.0, 0.05),)),),
+               neurons=neurons)  # fmt: skip
 
 
 def test_potentials_have_a_row_for_each_step_of_tvb_and_do_not_depend_on_the_window():
