@@ -85,7 +85,7 @@ def test_input_is_kept_counted_and_checked_like_that_of_a_real_simulator():
 
 
 def test_neurons_answer_to_their_input_as_worked_out_by_hand():
-    """V relaxes to half in a step (tau = 0.1 / ln 2), then takes the spikes; 300 pA raise 100 pF by 0.3 mV in 0.1 ms."""
+    """V relaxes to half in a step (tau = 0.1 / ln 2), then takes the spikes; 300 pA raise 100 pF by 0.3 mV a step."""
     neurons = {"N": Neurons(1, threshold_mV=-67.5, rest_mV=-70.0, tau_ms=0.1 / np.log(2.0))}
     edges = (Edge(0, "V1", "N", 2.0, 0.2),)
     trains = channel("SPIKES", Signal("spikes", "", ("V1",), (1,)), edges)
