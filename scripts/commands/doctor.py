@@ -285,9 +285,9 @@ def environment(name: str) -> Finding:
                        f"or now: lockstep env make {name}")  # fmt: skip
     else:
         interpreter = str(wanted.python)
-    version, error = load(interpreter, *LOADS[name])
-    if error:
-        return Finding(bad, f"environment {name}: {LOADS[name][1]} in {where} does not load ({error})", again)
+    version, why = load(interpreter, *LOADS[name])
+    if why:
+        return Finding(bad, f"environment {name}: {LOADS[name][1]} in {where} does not load ({why})", again)
     return Finding(OK, f"environment {name}: {LOADS[name][1]} {version} in {where}")
 
 
