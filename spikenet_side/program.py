@@ -13,7 +13,7 @@ import numpy as np
 from ..bridges.bridge import Inlet, Outlet, Spent, open_ends
 from ..bridges.contract import Channel, Contract, compose
 from ..bridges.errors import ExperimentError, noting
-from ..bridges.experiment import SpikenetSection, load, user_function
+from ..bridges.experiment import SIMULATORS, SpikenetSection, load, user_function
 from ..bridges.frame import SPIKES, Address, Spikes, encode
 from ..bridges.grid import Grid
 from ..bridges.recording import FrameLog
@@ -32,11 +32,15 @@ def simulator_of(section: SpikenetSection, folder: Path | None = None) -> Spikin
         from .nest import Nest
 
         return Nest()
+    if section.simulator == "annarchy":
+        from .annarchy import Annarchy
+
+        return Annarchy()
     if section.simulator == "netpyne":
         from .netpyne import NetPyNE
 
         return NetPyNE(folder)
-    raise ExperimentError(f"spikenet.simulator = {section.simulator!r} is not implemented yet; implemented: 'nest'.")
+    raise ExperimentError(f"spikenet.simulator = {section.simulator!r} is unknown; there is {', '.join(SIMULATORS)}.")
 
 
 def build_of(section: SpikenetSection, folder: Path) -> Callable[..., Any]:

@@ -1,0 +1,261 @@
+"""ANNarchy's import, and its compiled networks: made once, kept in a cache, used again when the model is the same.
+
+Nothing here imports ANNarchy before it is asked to; `requirements` runs where there is none.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import fcntl
+import functools
+import hashlib
+import importlib
+import importlib.metadata
+import io
+import json
+import os
+import platform
+import shutil
+import stat
+import subprocess
+import sys
+import sysconfig
+import tempfile
+import time
+from collections.abc import Iterator
+from pathlib import Path
+from types import ModuleType
+from typing import Any
+
+from ...bridges.errors import EnvironmentFailed
+
+SUPPORTED = "ANNarchy 5 (written for 5.0.4)"
+INSTALL = "Debian, Ubuntu: apt install g++ cmake make python3-dev; Fedora: dnf install gcc-c++ cmake make python3-devel"
+LIBRARY = "network.so"
+OUTPUT = "build.log"
+
+_loaded: dict[str, ModuleType] = {}  # by key; a library is loaded once in a process
+
+
+def requirements() -> list[str]:
+    """What this machine lacks to compile networks, one line each with the cure; nothing when all is there."""
+    tools = [_compiler(), "cmake", "make"]
+    missing = [tool for tool in tools if shutil.which(tool) is None]
+    problems = []
+    if missing:
+        problems.append(
+            f"ANNarchy compiles every network, and {' and '.join(missing)} cannot be found: install what is missing "
+            f"({INSTALL}), or put it on the PATH."
+        )
+    if not Path(sysconfig.get_path("include"), "Python.h").is_file():
+        problems.append(
+            f"ANNarchy compiles against Python, and its headers are not in {sysconfig.get_path('include')}: install "
+            f"them ({INSTALL})."
+        )
+    return problems
+
+
+def check_requirements() -> None:
+    """Raises EnvironmentFailed with all that is missing."""
+    problems = requirements()
+    if problems:
+        raise EnvironmentFailed("\n".join(problems))
+
+
+def _compiler() -> str:
+    """The C++ compiler that ANNarchy takes: of its own configuration file, or its default."""
+    with contextlib.suppress(OSError, ValueError, KeyError, TypeError):
+        settings = json.loads(Path.home().joinpath(".config", "ANNarchy", "annarchy.json").read_text())
+        return str(settings["openmp"]["compiler"])
+    return "clang++" if sys.platform == "darwin" else "g++"
+
+
+def import_annarchy() -> ModuleType:
+    """The `ANNarchy` module, imported without its banner and without a look at this program's arguments.
+
+    Raises EnvironmentFailed when it is not installed, or of a version that cannot work.
+    """
+    try:
+        version = importlib.metadata.version("ANNarchy")
+    except importlib.metadata.PackageNotFoundError:
+        raise EnvironmentFailed(
+            f"ANNarchy is not installed in {sys.prefix}. Install it there (pip install 'ANNarchy>=5'), or let "
+            f"lockstep make an environment: lockstep env make annarchy."
+        ) from None
+    if version.split(".")[0] != "5":
+        raise EnvironmentFailed(
+            f"ANNarchy {version} cannot be used: its interface differs (no networks as objects; compiled by Cython). "
+            f"Supported: {SUPPORTED}. Install it with pip install 'ANNarchy>=5,<6'."
+        )
+    if "ANNarchy" in sys.modules:
+        return sys.modules["ANNarchy"]
+    argv = sys.argv
+    sys.argv = argv[:1] or [""]  # ANNarchy takes -c, -d, -v, --report and others for its own
+    try:
+        with contextlib.redirect_stdout(io.StringIO()):
+            return importlib.import_module("ANNarchy")
+    finally:
+        sys.argv = argv
+
+
+# ------------------------------------------------------------------------------------------------------ the cache
+
+
+def cache_folder() -> Path:
+    """Where compiled networks are kept: ``$XDG_CACHE_HOME/tvb-lockstep/annarchy``, by default below ``~/.cache``.
+
+    Raises EnvironmentFailed when it cannot be made, or others could have put something into it: code is loaded from it.
+    """
+    root = os.environ.get("XDG_CACHE_HOME", "")
+    folder = (Path(root) if os.path.isabs(root) else Path.home() / ".cache") / "tvb-lockstep" / "annarchy"
+    try:
+        folder.mkdir(mode=0o700, parents=True, exist_ok=True)
+        status = folder.stat()
+    except OSError as error:
+        raise EnvironmentFailed(
+            f"{folder}, for compiled networks, cannot be made: {error.strerror}. Set XDG_CACHE_HOME to a folder that "
+            f"this user can write to."
+        ) from None
+    if status.st_uid != os.getuid() or stat.S_IMODE(status.st_mode) & 0o077:
+        raise EnvironmentFailed(
+            f"{folder} belongs to user {status.st_uid} with mode {stat.S_IMODE(status.st_mode):04o}: compiled networks "
+            f"are loaded from it, so that it must be this user's alone. Remove it, or chmod 700 it if all in it is "
+            f"yours."
+        )
+    return folder
+
+
+@functools.cache
+def _machine() -> str:
+    """What decides the library besides the sources: compiler, Python, and the processor (ANNarchy compiles for it)."""
+    done = subprocess.run([_compiler(), "--version"], capture_output=True, text=True)
+    processor = platform.machine()
+    with contextlib.suppress(OSError):
+        lines = Path("/proc/cpuinfo").read_text().split("\n\n")[0].splitlines()
+        processor += "".join(sorted(line for line in lines if line.startswith(("model name", "flags", "Features"))))
+    versions = [importlib.metadata.version(name) for name in ("ANNarchy", "nanobind")]
+    return "\n".join([done.stdout.split("\n")[0], sys.version, sysconfig.get_config_var("SOABI"), processor, *versions])
+
+
+def instantiate(network: Any) -> None:
+    """Compile `network`, or take what was compiled for the same sources before, and make its objects in C++.
+
+    Raises EnvironmentFailed with the compiler's first error, and the file that has all it said.
+    """
+    from ANNarchy.extensions.bold.NormProjection import _update_num_aff_connections
+    from ANNarchy.generator import Compiler
+
+    folder = cache_folder()
+    with _temporary_in(folder) as work:
+        sources = _generate(network, work)
+        digest = hashlib.sha256(_machine().encode())
+        for source in sorted(sources.iterdir()):
+            if source.suffix != ".log":
+                digest.update(f"\0{source.name}\0".encode() + source.read_bytes())
+        key = digest.hexdigest()[:32]
+        module = _loaded.get(key)
+        if module is None:
+            with _locked(folder / f"{key}.lock"):
+                if not (folder / key / LIBRARY).is_file():
+                    _build(sources, work, folder / key, network.id)
+    name = f"ANNarchyWrapper{network.id}"
+    if module is None:
+        module = _loaded[key] = Compiler.load_cython_lib(name, str(folder / key / LIBRARY))
+    # Of ANNarchy's compile() the last part: bind the objects in Python to those in C++. It loads the library itself,
+    # from a file whose name it makes up.
+    load = Compiler.load_cython_lib
+    Compiler.load_cython_lib = lambda *_: module
+    try:
+        network.directory = str(folder / key)
+        network.compiled = True
+        Compiler._instantiate(network.id, cuda_config={"device": 0}, user_config={})
+        _update_num_aff_connections(network.id)
+    finally:
+        Compiler.load_cython_lib = load
+
+
+def _generate(network: Any, work: Path) -> Path:
+    """Write the sources of `network` below `work`: the first part of ANNarchy's compile(), which reads sys.argv and
+    works in the current folder. Returns their folder."""
+    from ANNarchy.generator.Compiler import Compiler
+    from ANNarchy.generator.Sanity import check_experimental_features, check_structure
+
+    sources = work / "generate" / f"net{network.id}"
+    sources.mkdir(parents=True)
+    populations, projections = network.get_populations(), network.get_projections()
+    check_structure(populations, projections)
+    check_experimental_features(populations, projections)
+    compiler = Compiler(
+        annarchy_dir=f"{work}/", clean=True, compiler="default", compiler_flags="default", add_sources="",
+        extra_libs="", path_to_json="", silent=True, cuda_config={"device": 0}, debug_build=False, trace_calls=None,
+        profile_enabled=False, net_id=network.id,
+    )  # fmt: skip
+    compiler.code_generation()
+    compiler.generate_makefile()
+    return sources
+
+
+def _build(sources: Path, work: Path, target: Path, net_id: int) -> None:
+    """Compile `sources` to ``target/network.so``, in one step for all who look: `target` exists when it is complete."""
+    print("compiling the network for ANNarchy (the first time; half a minute or more) …", file=sys.stderr, flush=True)
+    make_file = sources / "CMakeLists.txt"
+    # nanobind keeps the classes of all modules of one domain together: another network in this process has its own
+    text = make_file.read_text().replace("NB_DOMAIN ${WRAPPER_NAME}", f"NB_DOMAIN lockstep_{target.name}")
+    make_file.write_text(text)
+    build = work / "build" / "net"
+    output = work / OUTPUT
+    commands = (
+        ["cmake", "-S", str(sources), "-B", str(build), "-DCMAKE_BUILD_TYPE=Release", "-DUSE_PROFILE=OFF",
+         f"-DPython_EXECUTABLE={sys.executable}"],
+        ["make", "-C", str(build), "-j2"],
+    )  # fmt: skip
+    with open(output, "wb") as log:
+        for command in commands:
+            log.write(f"$ {' '.join(command)}\n".encode())
+            log.flush()
+            done = subprocess.run(command, stdin=subprocess.DEVNULL, stdout=log, stderr=subprocess.STDOUT, cwd=work)
+            if done.returncode != 0:
+                raise _failed(command[0], output, target)
+    library = build / f"ANNarchyWrapper{net_id}.so"
+    done_folder = work / "done"
+    done_folder.mkdir(mode=0o700)
+    library.rename(done_folder / LIBRARY)
+    output.rename(done_folder / OUTPUT)
+    done_folder.rename(target)
+
+
+def _failed(tool: str, output: Path, target: Path) -> EnvironmentFailed:
+    """The error of a failed build; what the tools said is kept beside the cache."""
+    kept = target.parent / f"{target.name}.failed.log"
+    shutil.copyfile(output, kept)
+    lines = [line for line in output.read_text(errors="replace").splitlines() if "rror" in line]
+    return EnvironmentFailed(
+        f"{tool} failed to compile the network for ANNarchy: {lines[0].strip() if lines else 'no error was given'}. "
+        f"All that it said is in {kept}."
+    )
+
+
+@contextlib.contextmanager
+def _temporary_in(folder: Path) -> Iterator[Path]:
+    """A folder of our own below `folder`, on the same file system as what it is moved to. Gone at the end; and those
+    that a killed program left are gone after a day."""
+    for old in folder.glob("work-*"):
+        with contextlib.suppress(OSError):
+            if time.time() - old.stat().st_mtime > 86_400:
+                shutil.rmtree(old, ignore_errors=True)
+    work = Path(tempfile.mkdtemp(prefix="work-", dir=folder))
+    try:
+        yield work
+    finally:
+        shutil.rmtree(work, ignore_errors=True)
+
+
+@contextlib.contextmanager
+def _locked(path: Path) -> Iterator[None]:
+    """One program at a time; of two that start at once, one compiles and the other waits. Released at any death."""
+    descriptor = os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
+    try:
+        fcntl.flock(descriptor, fcntl.LOCK_EX)
+        yield
+    finally:
+        os.close(descriptor)
