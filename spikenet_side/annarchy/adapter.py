@@ -30,7 +30,7 @@ POTENTIAL = "v"
 
 @dataclass(frozen=True)
 class AnnarchyRequest(BuildRequest):
-    """What a user's `build` gets; `network` is the ANNarchy Network, with time step and seed, to create and connect in."""
+    """What a user's `build` gets; `network`: the ANNarchy Network, time step and seed set, to create and connect in."""
 
     network: Any
 

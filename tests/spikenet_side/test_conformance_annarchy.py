@@ -6,7 +6,6 @@ from typing import Any
 
 import numpy as np
 import pytest
-
 from tvb_lockstep.bridges.errors import EnvironmentFailed
 from tvb_lockstep.spikenet_side.annarchy import Annarchy, AnnarchyRequest
 from tvb_lockstep.spikenet_side.annarchy.toolchain import check_requirements, import_annarchy
