@@ -182,6 +182,8 @@ def test_a_frame_cut_anywhere_is_refused_with_both_lengths(address):
         ({"channel": 8}, "channel: expected 6, found 8"),
         ({"columns": 4}, "columns: expected 3, found 4"),
         ({"sequence": 3}, "frame 2 is refused: sequence: expected 2, found 3"),
+        ({"sequence": 1}, "frame 2 is refused: sequence: expected 2, found 1"),
+        ({"sequence": (1 << 64) - 1}, f"frame 2 is refused: sequence: expected 2, found {(1 << 64) - 1}"),
         ({"t0": 39}, "t0: expected 40, found 39"),
         ({"t1": 61}, "t1: expected 60, found 61"),
         ({"rows": 3}, "payload length: expected that of 3 rows, found 48"),
