@@ -25,7 +25,7 @@ COMMANDS = {
     "clean": "remove what killed runs left behind",
     "doctor": "check this machine for what lockstep needs",
     "env": "list, make and remove environments",
-    "bench": "measure the exchange",
+    "bench": "measure what the exchange, the recording and the windows cost",
 }
 
 

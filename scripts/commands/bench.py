@@ -1,35 +1,68 @@
-"""``lockstep bench``: what the exchange costs on this machine."""
+"""``lockstep bench``: what the exchange, the recording and the windows cost on this machine, as ratios."""
 
 from __future__ import annotations
 
 import argparse
 from pathlib import Path
+from typing import Any
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     what = parser.add_subparsers(dest="what", required=True, metavar="WHAT")
-    text = "cost of one window by transport, beside a bare semaphore + mmap ping-pong and ZeroMQ with the same bytes"
-    transport = what.add_parser("transport", help=text, description=f"Measure the {text}. Null simulators, lock-step.")
+
+    def add(name: str, text: str, about: str = "") -> argparse.ArgumentParser:
+        return what.add_parser(name, help=text, description=f"Measure the {text}.{about}")
+
+    transport = add("transport", "cost of one window by transport, beside a bare semaphore + mmap ping-pong and ZeroMQ "
+                    "with the same bytes", " Null simulators, lock-step.")  # fmt: skip
     transport.add_argument("--windows", type=int, default=1000, help="windows per round and way (default: 1000)")
     transport.add_argument("--rounds", type=int, default=7, help="rounds, each with all ways in turn (default: 7)")
     transport.add_argument(
         "--steps", type=int, nargs="+", default=[20, 1], help="TVB steps in a window, 0.1 ms each (default: 20 1)"
     )
-    transport.add_argument("--json", type=Path, metavar="FILE", help="also write the figures to FILE")
-    text = "cost of one window of each transformer"
-    transformers = what.add_parser("transformers", help=text, description=f"Measure the {text}.")
+    transformers = add("transformers", "cost of one window of each transformer")
     transformers.add_argument("--windows", type=int, default=1000, help="windows of each (default: 1000)")
+    windows = add("windows", "time of TVB in windows of 1 step, 20 steps, the min delay, beside its own Simulator.run")
+    recording = add("recording", "wall time of wilson_cowan with a recording, beside the same without")
+    run = add("run", "wall time of a real run in lock step, beside the time in which its slower program simulates")
+    run.add_argument("--neurons", type=int, default=500, help="excitatory and as many inhibitory ones, in each of the "
+                     "two regions (default: 500)")  # fmt: skip
+    for parser, rounds in ((windows, 5), (recording, 5), (run, 3)):
+        parser.add_argument("--rounds", type=int, default=rounds, help=f"(default: {rounds})")
+        parser.add_argument("--duration", type=float, default=1000.0, help="biological time in ms (default: 1000)")
+    for parser in (recording, run):
+        parser.add_argument("--transport", choices=("shm", "file"), default="shm", help="(default: shm)")
+    for parser in (transport, windows, recording, run):
+        parser.add_argument("--json", type=Path, metavar="FILE", help="also write the figures to FILE")
 
 
 def run(args: argparse.Namespace) -> int:
+    from ..bench_transport import write_json
+
+    figures: dict[str, Any]
     if args.what == "transformers":
         from ..bench_transformers import main
 
         return main(["--windows", str(args.windows)])
-    from ..bench_transport import bench, print_tables, write_json
+    if args.what == "transport":
+        from ..bench_transport import bench, print_tables
 
-    figures = bench(windows=args.windows, rounds=args.rounds, steps=args.steps)
-    print_tables(figures)
+        print_tables(figures := bench(windows=args.windows, rounds=args.rounds, steps=args.steps))
+    elif args.what == "windows":
+        from ..program import enter
+
+        enter(["tvb"])
+        from .. import bench_windows
+
+        bench_windows.print_table(figures := bench_windows.bench(args.duration, args.rounds))
+    elif args.what == "recording":
+        from .. import bench_recording
+
+        bench_recording.print_figures(figures := bench_recording.bench(args.duration, args.rounds, args.transport))
+    else:
+        from ..bench_run import bench_run, print_run
+
+        print_run(figures := bench_run(args.duration, args.rounds, args.neurons, args.transport))
     if args.json is not None:
         write_json(figures, args.json)
     return 0
