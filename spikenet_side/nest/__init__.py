@@ -1,5 +1,6 @@
 """The NEST program: the only folder that imports nest."""
 
 from .adapter import Nest
+from .modules import install
 
-__all__ = ["Nest"]
+__all__ = ["Nest", "install"]

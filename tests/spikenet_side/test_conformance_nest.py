@@ -34,3 +34,7 @@ class TestNest(Conformance):
             "pair": nest.Create("iaf_psc_delta", params["pair"], pair),
             "cell": cell,
         }
+
+
+class TestNestWithTwoThreads(TestNest):
+    section = {"min_delay": 0.1, "threads": 2}  # noqa: RUF012
