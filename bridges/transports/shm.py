@@ -122,11 +122,12 @@ def cleanup(place: Place, dry_run: bool = False) -> list[str]:
     """Remove segments and semaphores of this run that no live producer holds; their names below /dev/shm."""
     prefix = _name(place.run_id, 0, "")[1:-1]  # without the slash and the channel number
     dead, _ = _dead_and_live([entry for entry in os.listdir(_FOLDER) if _ring_of(entry).startswith(prefix)])
-    return dead if dry_run else _remove(dead)
+    return dead if dry_run else remove(dead)
 
 
-def cleanup_all(dry_run: bool = False) -> tuple[list[str], dict[str, int]]:
-    """The same for all runs of this user; and by name the producer's pid of every live ring.
+def leftovers() -> tuple[list[str], dict[str, int]]:
+    """Segments and semaphores of all dead runs of this user, by their names below /dev/shm; and by name the producer's
+    pid of every live ring.
 
     A ring does not say where its run directory is. Its run is taken for dead when no ring of it has a live producer.
     """
@@ -138,8 +139,17 @@ def cleanup_all(dry_run: bool = False) -> tuple[list[str], dict[str, int]]:
     sleep(0.05)  # a ring is locked microseconds after it was made; one that is made just now is not in the list
     dead, live = _dead_and_live(entries)
     runs = {_run_of(ring) for ring in live}
-    dead = [entry for entry in dead if _run_of(_ring_of(entry)) not in runs]
-    return (dead if dry_run else _remove(dead)), live
+    return [entry for entry in dead if _run_of(_ring_of(entry)) not in runs], live
+
+
+def remove(entries: list[str]) -> list[str]:
+    """Remove segments and semaphores by their names below /dev/shm; those that could be removed."""
+    removed = []
+    for entry in entries:
+        with contextlib.suppress(FileNotFoundError, PermissionError):
+            os.unlink(f"{_FOLDER}/{entry}")
+            removed.append(entry)
+    return removed
 
 
 def _ring_of(entry: str) -> str:
@@ -156,16 +166,6 @@ def _dead_and_live(entries: list[str]) -> tuple[list[str], dict[str, int]]:
     pids = {ring: _producer_lives(f"/{ring}") for ring in sorted(set(map(_ring_of, entries)))}
     dead = sorted(entry for entry in entries if pids[_ring_of(entry)] is None)
     return dead, {ring: pid for ring, pid in pids.items() if pid is not None}
-
-
-def _remove(entries: list[str]) -> list[str]:
-    """Those of `entries` that could be removed."""
-    removed = []
-    for entry in entries:
-        with contextlib.suppress(FileNotFoundError, PermissionError):
-            os.unlink(f"{_FOLDER}/{entry}")
-            removed.append(entry)
-    return removed
 
 
 class _End:

@@ -86,9 +86,10 @@ def _clean_shared_memory(dry_run: bool) -> None:
     if not SHARED_MEMORY.is_dir():
         print(f"There is no {SHARED_MEMORY} here, and so no ring of a run.")
         return
-    found = {name: _about(SHARED_MEMORY, name) for name in shm.cleanup_all(dry_run=True)[0]}
-    removed, live = shm.cleanup_all(dry_run)
-    _print("shared memory of dead runs", {name: found.get(name, "") for name in removed}, dry_run)
+    dead, live = shm.leftovers()
+    found = {name: _about(SHARED_MEMORY, name) for name in dead}
+    removed = dead if dry_run else shm.remove(dead)
+    _print("shared memory of dead runs", {name: found[name] for name in removed}, dry_run)
     if live:
         pids = sorted({pid for pid in live.values() if Path(f"/proc/{pid}").exists()})
         who = f", of pid {', '.join(map(str, pids))}" if pids else ""

@@ -14,7 +14,7 @@ from pathlib import Path
 import pytest
 from make_run import Recipe, make_run
 from tvb_lockstep.bridges.session import read_run
-from tvb_lockstep.bridges.transports import remove_leftovers
+from tvb_lockstep.bridges.transports import remove_leftovers, shm
 from tvb_lockstep.scripts.commands import clean
 from tvb_lockstep.scripts.main import main
 
@@ -159,6 +159,28 @@ def test_a_ring_of_a_dead_program_stays_while_another_ring_of_its_run_lives(star
     kill(process)
     assert main(["clean", str(run_dir)]) == 0
     assert in_shared_memory(run_dir) == []
+
+
+def test_rings_of_other_users_and_those_made_at_this_moment_are_not_touched(start, tmp_path, monkeypatch, capsys):
+    run_dir = tmp_path / "run"
+    kill(start(run_dir))
+    names = in_shared_memory(run_dir)
+    (ring,) = [name for name in names if not name.startswith("sem.")]
+    fresh, foreign = f"{ring}1", f"{ring}2"
+    listdir = os.listdir
+    monkeypatch.setattr(os, "listdir", lambda path: [name for name in listdir(path) if ring in name])
+    # a producer that has made its segment, and is about to lock it, while the list is looked at
+    monkeypatch.setattr(shm, "sleep", lambda seconds: Path("/dev/shm", fresh).touch())
+    if os.geteuid() == 0:
+        Path("/dev/shm", foreign).touch()
+        os.chown(f"/dev/shm/{foreign}", 65534, 65534)
+    try:
+        assert main(["clean"]) == 0
+        left = {fresh, foreign} if os.geteuid() == 0 else {fresh}
+        assert set(in_shared_memory(run_dir)) == left and "removed 3" in capsys.readouterr().out
+    finally:
+        for name in (fresh, foreign):
+            Path("/dev/shm", name).unlink(missing_ok=True)
 
 
 def test_a_semaphore_without_its_segment_is_left_over(start, tmp_path):
