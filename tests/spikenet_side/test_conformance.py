@@ -286,6 +286,22 @@ class IgnoresOutputs(Null):
         super().connect(inputs, [])
 
 
+class RecordsWhatIsSent(Null):
+    def connect(self, inputs, outputs):
+        super().connect(inputs, outputs)
+        self._sends = any(channel.model == "SPIKES" for channel in outputs)
+
+    def spikes(self):
+        return super().spikes() if self._sends else Spikes.none()
+
+
+class ChangesWhatItIsGiven(Null):
+    def feed(self, channel, payload, first_step, end_step):
+        if isinstance(payload, np.ndarray):
+            payload *= 1.0
+        super().feed(channel, payload, first_step, end_step)
+
+
 class CountsWindows(Null):
     def feed(self, channel, payload, first_step, end_step):
         before = self.counters[channel.name]
@@ -322,6 +338,7 @@ CURRENT = "test_a_current_moves_the_potential_in_exactly_its_steps"
 THRESHOLD = "test_a_neuron_fires_in_the_step_in_which_its_current_takes_it_to_threshold"
 FINER = "test_a_row_holds_for_the_whole_step_of_tvb_when_the_resolution_is_finer"
 COMPLETE = "test_recorded_spikes_are_complete_in_order_and_inside_their_window"
+ALL = "test_all_spikes_are_recorded_whatever_is_sent_to_tvb"
 MEAN = "test_the_potential_is_the_mean_of_each_population_from_the_start_of_the_run"
 WINDOWS = "test_numbers_do_not_depend_on_how_time_is_cut_into_windows"
 SAME = "test_the_same_seed_gives_the_same_numbers_also_when_opened_again_in_one_process"
@@ -365,6 +382,8 @@ BROKEN = [
     (TakesInputTwice, [TWICE]),
     (RoundsDelays, [EDGE]),
     (IgnoresOutputs, [OUTPUT]),
+    (RecordsWhatIsSent, [ALL]),
+    (ChangesWhatItIsGiven, [CURRENT]),
     (CountsWindows, [EDGES, RATE_STEPS, CURRENT]),
     (CountsNothingRecorded, [COMPLETE]),
     (FiresLate, [EDGES, THRESHOLD]),
@@ -379,7 +398,7 @@ def test_an_adapter_that_breaks_a_convention_is_not_certified(broken: type[Null]
         def make(self) -> Null:
             return broken(neurons=NEURONS)
 
-    with pytest.raises((AssertionError, LockstepError)):
+    with pytest.raises((AssertionError, LockstepError, ValueError)):
         getattr(Subject(), test)()
 
 
@@ -424,7 +443,7 @@ def test_what_cannot_be_certified_is_said_in_the_output_of_pytest(tmp_path):
     assert "TestMine: not certified: SPIKES, which the adapter does not offer" in done.stdout
     assert "TestMine: not certified: CURRENT, POTENTIAL, which the adapter does not offer" in done.stdout
     passed, skipped = (int(re.search(rf"(\d+) {word}", done.stdout)[1]) for word in ("passed", "skipped"))
-    assert (passed, skipped) == (13, 8)
+    assert (passed, skipped) == (13, 9)
 
 
 def test_the_suite_is_imported_without_pytest():
@@ -434,4 +453,4 @@ def test_the_suite_is_imported_without_pytest():
         "print(len([name for name in dir(Conformance) if name.startswith('test_')]))"
     )
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True)
-    assert (done.returncode, done.stdout) == (0, "21\n"), done.stderr
+    assert (done.returncode, done.stdout) == (0, "22\n"), done.stderr
