@@ -40,22 +40,21 @@ NANOAMPERE = 1e-3  # pA
 
 @contextlib.contextmanager
 def _quiet() -> Iterator[io.StringIO]:
-    """NetPyNE reports on stdout, mistakes as well; it is kept, and an exit becomes an error that quotes it."""
+    """NetPyNE reports on the terminal, mistakes as well: kept, and quoted when it comes to an error."""
     said = io.StringIO()
     try:
         with contextlib.redirect_stdout(said), contextlib.redirect_stderr(said):
             yield said
     except SystemExit:
-        raise ExperimentError("NetPyNE has given up:\n" + _last_lines(said, 12)) from None
-    except Exception as error:
-        if lines := _last_lines(said, 4):
-            error.add_note(f"NetPyNE's last words:\n{lines}")
-        raise
+        last = [line.strip() for line in said.getvalue().splitlines() if line.strip()][-12:]
+        raise ExperimentError("\n  ".join(["NetPyNE has given up:", *last])) from None
 
 
-def _last_lines(said: io.StringIO, most: int) -> str:
-    lines = [line.rstrip() for line in said.getvalue().splitlines() if line.strip()]
-    return "\n".join(f"  {line}" for line in lines[-most:])
+def _complaints(said: str) -> list[str]:
+    """What NetPyNE has only printed, and gone on: what its validation found, and other errors."""
+    found = [f"{part}: {' '.join(what.split())}" for part, what in
+             re.findall(r"Error validating (\w+):\n(.*?)\n\n", said, flags=re.S)]  # fmt: skip
+    return found or list(dict.fromkeys(re.findall(r"ERROR: .*|^\s*Error:? .*", said, flags=re.M)))
 
 
 @dataclass
@@ -145,6 +144,7 @@ class NetPyNE:
         self._dt_steps = dt_ns // self._step_ns
         self._now = 0  # TVB steps done
         self._step = 0  # NEURON's steps done
+        self.min_delay_ms = section.resolution  # NEURON delivers spikes in every step
         self._seed = seed
         self.counters = {"recorded": 0}
         self._spikes = Spikes.none()
@@ -190,17 +190,23 @@ class NetPyNE:
             "recordTraces": {}, "recordStim": False, "recordLFP": [], "recordDipole": False, "saveIMembrane": False,
             "recordCellsSpikes": -1, "analysis": {}, "progressBar": False, "printRunTime": False,
             "createNEURONObj": True, "createPyStruct": True, "addSynMechs": True, "cache_efficient": False,
+            "validateNetParams": True,
         }  # fmt: skip
         for key, value in settings.items():
             setattr(config, key, value)
+        failure: Exception | None = None
         with _quiet() as said:
-            sim.create(netParams=params, simConfig=config)
-            sim.preRun()
-        if complaints := [line.strip() for line in said.getvalue().splitlines() if re.match(r"\s*Error\b", line)]:
-            raise ExperimentError(
-                f"{self._section.build}: NetPyNE has not made the network that was asked for:\n"
-                + "\n".join(f"  {line}" for line in complaints[:10])
-            )
+            try:
+                sim.create(netParams=params, simConfig=config)
+                sim.preRun()
+            except Exception as error:
+                failure = error
+        if complaints := _complaints(said.getvalue()):
+            what = f"{self._section.build}: NetPyNE cannot make the network that is asked for:"
+            raise ExperimentError("\n  ".join([what, *complaints[:8]])) from failure
+        if failure is not None:
+            failure.add_note(f"NetPyNE was at: {said.getvalue().strip().splitlines()[-1].strip()}")
+            raise failure
         self._number_neurons(self._labels(network, regions, refuse), refuse)
 
     def _labels(
@@ -257,6 +263,9 @@ class NetPyNE:
             owners = [f"{name}@{region}" for (region, name), own in self._cells.items()
                       if any(cell.gid == twice for cell in own)]  # fmt: skip
             raise refuse(f"cell {twice} is in more than one population: {', '.join(owners)}")
+        for (region, name), cells in self._cells.items():
+            if any(not _is_artificial(cell) and not cell.secs for cell in cells):
+                raise refuse(f"the cells of population {name!r} of {region} have no sections: no cellParams apply")
         self._n_neurons = len(gids)
         self._next_id = max(cell.gid for cell in net.cells) + 1
         self._number = np.full(self._next_id, -1, np.int64)  # NetPyNE's gid -> number of the neuron
@@ -381,7 +390,8 @@ class NetPyNE:
             if not isinstance(wanted, str) or not hasattr(point["hObj"], wanted):
                 raise ExperimentError(
                     f"{asked}: the potential of cell {cell.gid} is a variable of {point['mod']}, so that a current "
-                    f"into the section would not reach it. Name the one of its variables that takes the current [pA]."
+                    f"into the section would not reach it. Name the one of its parameters that takes the current [pA]: "
+                    f"{', '.join(self._parameters(point['mod']))}."
                 )
             return getattr(point["hObj"], f"_ref_{wanted}"), 1.0
         section, location = (_soma(cell), 0.5) if wanted == 0 else _place(cell, wanted, PLACE, asked)[:2]
@@ -389,6 +399,14 @@ class NetPyNE:
         clamp.delay, clamp.dur, clamp.amp = 0.0, 1e12, 0.0
         self._clamps.append(clamp)
         return clamp._ref_amp, NANOAMPERE
+
+    def _parameters(self, mechanism: str) -> list[str]:
+        standard, name = self._h.MechanismStandard(mechanism, 1), self._h.ref("")
+        names = []
+        for i in range(int(standard.count())):
+            standard.name(name, i)
+            names.append(name[0])
+        return names
 
     def _population(self, label: str, where: str) -> list[Any]:
         population = find_population(label, self.populations, where)
@@ -699,7 +717,7 @@ def _synapse(cell: Any, wanted: Any, mechanisms: Any, where: str) -> dict[str, A
     if not choices:
         if wanted != 0:
             raise ExperimentError(f"{asked}: cell {cell.gid} has no synapses to choose from; leave it out.")
-        return {} if _is_artificial(cell) else {"sec": _soma(cell), "loc": 0.5}
+        return {} if _is_artificial(cell) else {"sec": _soma(cell), "loc": 0.5, "synMech": None}
     if wanted == 0 and len(choices) == 1:
         return {"sec": _soma(cell), "loc": 0.5, "synMech": choices[0]}
     if not isinstance(wanted, str):
