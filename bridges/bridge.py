@@ -94,7 +94,7 @@ class Outlet:
         self._check = session.check(consumer)
 
     def open(self, link: str) -> None:
-        """Make the channel, anew when there was one before. There is room in it for all that may have to be sent again."""
+        """Make the channel, anew when there was one before, with room for all that may have to be sent again."""
         if self._sender is not None:
             self._sender.close()
         again = sum(-(-(HEADER_BYTES + len(body)) // self._slot_bytes) for _, body, _ in self._sent)
@@ -126,9 +126,9 @@ class Outlet:
         again = [frame for frame in self._sent if frame[2] >= position]
         if position < self.next and (not again or again[0][2] > position):
             raise PeerLost(
-                f"{self.consumer} needs {self.channel.name} from window {position} on, and {self.session.peer} keeps it "
-                f"only from window {self._sent[0][2] if self._sent else self.next} on. End this program as well, "
-                f"then resume all.",
+                f"{self.consumer} needs {self.channel.name} from window {position} on, and {self.session.peer} keeps "
+                f"it only from window {self._sent[0][2] if self._sent else self.next} on. End this program as well, "
+                f"then resume all."
             )
         for header, body, k in again:
             self._sender.send(header, memoryview(body), k, *self.grid.ticks(k), self._check)

@@ -1,7 +1,7 @@
 """The channels between this program and each of the others: made at the start, and anew when either was resumed.
 
-A program that is started again after its death is a new *incarnation* of it, counted in its page. Two incarnations meet by
-two pages each: "ready" says for which incarnation of the other the producing ends were made, under which name (the
+A program that is started again after its death is a new *incarnation* of it, counted in its page. Two incarnations meet
+by two pages each: "ready" says for which incarnation of the other the producing ends were made, under which name (the
 token), and which frame each consuming end takes next; "attached", that the other's channels were opened. So a program
 that holds for another goes through the same steps as one that starts, and a third one is not concerned.
 """
@@ -41,15 +41,22 @@ class Links:
         self._numbers = itertools.count()
 
     def make(self, digest: str, details: dict[str, Any]) -> dict[str, dict[str, Any]]:
-        """Connect with all other programs; the details that each of them published, by name."""
+        """Connect with all programs that this one has channels with; the details that each program published, by
+        name."""
         self._digest, self.details = digest, details
-        done = [name for name in self._session.others if self._done(name)]
-        found = {name: self._session.await_page(name, "ready")["details"] for name in done}
-        for name in done:  # it has taken all that it was sent, and what it sent is recorded
-            for outlet in self.outlets:
-                if outlet.consumer == name:
-                    outlet.go_on(outlet.grid.n_windows)
-        return found | self.again([name for name in self._session.others if name not in done])
+        connected = {inlet.producer for inlet in self.inlets} | {outlet.consumer for outlet in self.outlets}
+        done = [name for name in connected if self._done(name)]
+        for outlet in self.outlets:
+            if outlet.consumer in done:  # it has taken all that it was sent, and what it sent is recorded
+                outlet.go_on(outlet.grid.n_windows)
+        self._publish()
+        found = self.again([name for name in self._session.others if name in connected and name not in done])
+        rest = [name for name in self._session.others if name not in found]
+        for name in rest:
+            theirs = self._session.await_page(name, "ready")
+            self._same_contract(name, theirs)
+            found[name] = theirs["details"]
+        return found
 
     def again(self, names: list[str]) -> dict[str, dict[str, Any]]:
         """Connect with `names`, whoever of them is new; holds for those that are lost meanwhile."""
@@ -104,15 +111,19 @@ class Links:
                 outlet.open(link.token)
         self.made[name] = link
         self._opened.pop(name, None)
+        self._publish()
+        return True
+
+    def _publish(self) -> None:
+        session = self._session
         session.publish(
             "ready",
             {
                 "digest": self._digest, "details": self.details, "incarnation": session.incarnation,
-                "links": {other: each._asdict() for other, each in self.made.items()},
+                "links": {name: link._asdict() for name, link in self.made.items()},
                 "positions": {str(inlet.channel.number): inlet.position for inlet in self.inlets},
             },
         )  # fmt: skip
-        return True
 
     def _answer(self, name: str, what: str) -> dict[str, Any] | None:
         """The page of `name` when it answers to this incarnation and to our latest channels."""
@@ -126,7 +137,7 @@ class Links:
             answers = page["opened"].get(self._session.peer) == made.token
         return page if answers else None
 
-    def _connect(self, name: str, theirs: dict[str, Any]) -> None:
+    def _same_contract(self, name: str, theirs: dict[str, Any]) -> None:
         session = self._session
         if theirs["digest"] != self._digest:
             raise ContractError(
@@ -134,6 +145,10 @@ class Links:
                 f"{theirs['digest'][:12]}) from the same experiment: their toolkit versions differ. Install the same "
                 f"tvb-lockstep on both sides."
             )
+
+    def _connect(self, name: str, theirs: dict[str, Any]) -> None:
+        session = self._session
+        self._same_contract(name, theirs)
         token = theirs["links"][session.peer]["token"]
         for outlet in self.outlets:
             if outlet.consumer == name:

@@ -21,7 +21,8 @@ from .frame import HEADER_BYTES, Address, decode
 from .peers import alive, pages, read_page
 from .recording import FrameIndex, FrameLog, path_of
 from .results import Log
-from .session import Session, read_run, two_columns, write_json
+from .run_dir import read_run, refuse_not_ours, write_json
+from .session import Session, two_columns
 from .transports.base import Check
 
 if TYPE_CHECKING:
@@ -48,6 +49,7 @@ class Recorded:
         self.run_dir = run_dir.absolute()
         if not run_dir.is_dir():
             raise RunDirectoryError(f"There is no run directory {run_dir}.")
+        refuse_not_ours(run_dir)  # it says which Python is run
         self.contract = results.read_contract(run_dir)
         programs = list(self.contract.spikenet)
         self.side = programs[0] if side == "spikenet" and len(programs) == 1 else side

@@ -9,7 +9,7 @@ from . import results
 from .errors import ExperimentError, RunDirectoryError
 from .experiment import Environments, Experiment, validate
 from .peers import alive, read_page, read_summary
-from .session import read_run
+from .run_dir import read_run, refuse_not_ours
 
 
 class Unfinished:
@@ -25,6 +25,7 @@ class Unfinished:
         run = read_run(run_dir) if run_dir.is_dir() else None
         if run is None:
             raise RunDirectoryError(f"{run_dir} is not a run directory, so that there is nothing to resume.")
+        refuse_not_ours(run_dir)
         if "replay_of" in run:
             raise RunDirectoryError(f"{run_dir} is a replay of {run['replay_of']}. Make the replay again instead.")
         try:

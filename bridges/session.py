@@ -5,8 +5,8 @@ contract from all offers, connect the channels (links.py); then window after win
 finishes the run (results, report).
 
 A program that died is *resumed*: started again in its place, it meets the others as at a start and goes through all
-windows again, on its recorded input and comparing its output with the recorded one, until it is where it was. Those that
-live hold for it meanwhile, as long as ``exchange.hold_s`` allows.
+windows again, on its recorded input and comparing its output with the recorded one, until it is where it was. Those
+that live hold for it meanwhile, as long as ``exchange.hold_s`` allows.
 """
 
 from __future__ import annotations
@@ -39,6 +39,7 @@ from .frame import WIRE_VERSION, Address, Payload
 from .links import POLL_S, Links, incarnation_of
 from .peers import Page, alive, hold_place, pages, read_page, read_summary
 from .recording import FrameLog
+from .run_dir import read_run, refuse_earlier, refuse_foreign, taken, unusable, write_json
 from .transports import attach, create, remove_leftovers
 from .transports.base import Place, Receiver, Sender
 
@@ -163,13 +164,8 @@ class Session:
         refuse_foreign(self.run_dir)
         fresh = not self.run_dir.exists()
         (self.run_dir / "peers").mkdir(parents=True, exist_ok=True, mode=0o700)
-        status = self.run_dir.stat()
-        if status.st_uid != os.geteuid():
-            raise RunDirectoryError(
-                f"The run directory {self.run_dir} belongs to user {status.st_uid}, this program runs as user "
-                f"{os.geteuid()}. Choose a directory of your own with --run-dir."
-            )
-        if fresh or status.st_mode & 0o077:
+        refuse_foreign(self.run_dir)  # another program may have made it meanwhile
+        if fresh or self.run_dir.stat().st_mode & 0o077:
             self.run_dir.chmod(0o700)
 
     @contextlib.contextmanager
@@ -198,10 +194,10 @@ class Session:
             if run is not None:
                 refuse_earlier(self.run_dir, run, overwrite)
                 self._clear(run)
-            write_json(self.run_dir / "experiment.json", self.experiment.model_dump(mode="json"))
             run = {"run_id": uuid.uuid4().hex, "created": time.strftime("%Y-%m-%d %H:%M:%S"),
                    "experiment": self.experiment.name, "wire_version": WIRE_VERSION}  # fmt: skip
             write_json(self.run_dir / "run.json", run)
+            write_json(self.run_dir / "experiment.json", self.experiment.model_dump(mode="json"))
         assert run is not None
         self._begin(run)
 
@@ -574,6 +570,7 @@ class Session:
                 mark = self.run_dir / "finished_by"
                 self.last = ended and not mark.exists() and (self.run_dir / "contract.json").exists()
                 if self.last:
+                    os.close(os.open(mark, os.O_WRONLY | os.O_CREAT | os.O_CLOEXEC, 0o600))
                     mark.write_text(self.peer)
         except OSError as trouble:
             self.tell(f"{self.peer}: {unusable(self.run_dir, trouble)}")
@@ -594,91 +591,6 @@ class Session:
             self.page.close()
             os.close(self._lock_fd)
             self._lock_fd = None
-
-
-def write_json(path: Path, content: dict[str, Any]) -> None:
-    """Write at once: a reader sees all of it or nothing."""
-    temporary = path.with_name(f"{path.name}.{os.getpid()}.{threading.get_ident()}.tmp")
-    fd = os.open(temporary, os.O_WRONLY | os.O_CREAT | os.O_TRUNC, 0o600)
-    try:
-        with os.fdopen(fd, "w") as file:
-            json.dump(content, file, indent=1)
-        os.rename(temporary, path)
-    except BaseException:
-        temporary.unlink(missing_ok=True)
-        raise
-
-
-def read_run(run_dir: Path) -> dict[str, Any] | None:
-    """``run.json`` of a run directory; None when there is none yet. Raises RunDirectoryError for somebody else's."""
-    try:
-        run = json.loads((run_dir / "run.json").read_text())
-        if len(bytes.fromhex(run["run_id"])) == 16 and {"created", "experiment"} <= run.keys():
-            return run
-    except FileNotFoundError:
-        return None
-    except (ValueError, KeyError, TypeError, AttributeError):
-        pass
-    raise RunDirectoryError(
-        f"{run_dir} is not a run directory: its run.json is not lockstep's. Choose another --run-dir."
-    )
-
-
-def refuse_foreign(run_dir: Path) -> None:
-    """Raise RunDirectoryError when `run_dir` holds files that are not of a run. Touches nothing."""
-    # listed before run.json is looked for: another program of the run may be writing it at this moment
-    names = os.listdir(run_dir) if run_dir.exists() else []
-    if read_run(run_dir) is None:
-        strangers = sorted(
-            name
-            for name in names
-            if name not in ("peers", "run.lock", "log") and not (name.startswith("run.json.") and name.endswith(".tmp"))
-        )
-        if strangers:
-            raise RunDirectoryError(
-                f"{run_dir} is not empty and not a run directory (it holds {', '.join(strangers[:5])}). "
-                f"Choose another --run-dir."
-            )
-
-
-def refuse_earlier(run_dir: Path, run: dict[str, Any], overwrite: bool) -> None:
-    """Raise RunDirectoryError when `run` got as far as a contract, and may not be replaced. Touches nothing."""
-    if (run_dir / "contract.json").exists() and not overwrite:
-        raise RunDirectoryError(
-            f"{run_dir} holds a run of {run['created']} (experiment {run['experiment']}). Choose another --run-dir, or "
-            f"add --overwrite to the commands of all its programs to replace it. When it ended early, "
-            f"{resume_line('lockstep', run_dir)} goes on with it."
-        )
-
-
-def check_new_run(run_dir: Path, overwrite: bool) -> None:
-    """Raise RunDirectoryError unless a new run may begin in `run_dir`. Touches nothing; for who starts all programs."""
-    try:
-        refuse_foreign(run_dir)
-        for name in pages(run_dir):
-            if alive(run_dir, name):
-                raise taken(run_dir, name)
-        run = read_run(run_dir)
-        if run is not None:
-            refuse_earlier(run_dir, run, overwrite)
-    except OSError as error:
-        raise unusable(run_dir, error) from None
-
-
-def taken(run_dir: Path, name: str) -> RunDirectoryError:
-    page = read_page(run_dir, name) or {"pid": "?", "host": "?"}
-    return RunDirectoryError(
-        f"{run_dir} is in use: its {name} is alive as pid {page['pid']} on {page['host']}. "
-        f"Choose another --run-dir, or end that program first."
-    )
-
-
-def unusable(run_dir: Path, error: OSError) -> RunDirectoryError:
-    what = f"{error.strerror} ({error.filename})" if error.filename else str(error.strerror or error)
-    return RunDirectoryError(
-        f"The run directory {run_dir} cannot be used: {what}. Choose another with --run-dir, or free space and check "
-        f"its permissions."
-    )
 
 
 def during(window: int) -> str:

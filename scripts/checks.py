@@ -18,7 +18,7 @@ from . import environments
 ENVIRONMENT = "tvb+nest+test"
 FOLDERS = ("bridges", "transformers", "tvb_side", "spikenet_side", "scripts")
 SHARED_MEMORY = Path("/dev/shm")
-PREFIX = "tvbl"  # of every segment and semaphore of the toolkit
+PREFIX = "tvls-"  # of every segment and semaphore of the toolkit
 MARK = "LOCKSTEP_TEST_RUN"
 
 

@@ -15,7 +15,8 @@ from pathlib import Path
 
 from ..bridges.errors import ExperimentError, Interrupted, LockstepError, PeerLost
 from ..bridges.peers import read_page, read_summary
-from ..bridges.session import ENDED, Session, Stop, resume_line, unusable
+from ..bridges.run_dir import unusable
+from ..bridges.session import ENDED, Session, Stop, resume_line
 from .arguments import command_prefix
 from .program import Part, body_of, enter, take_part
 from .progress import RunProgress
@@ -82,7 +83,8 @@ class Programs:
         return {name: child.returncode for name, child in self.children.items()}
 
     def _start(self, name: str, command: list[str]) -> None:
-        with open(self.run_dir / "log" / f"{name}.log", "wb") as log:
+        flags = os.O_WRONLY | os.O_CREAT | os.O_TRUNC | os.O_NOFOLLOW | os.O_CLOEXEC
+        with open(os.open(self.run_dir / "log" / f"{name}.log", flags, 0o600), "wb") as log:
             self.children[name] = subprocess.Popen(
                 command, stdin=subprocess.DEVNULL, stdout=log, stderr=subprocess.STDOUT,
                 start_new_session=True,  # Ctrl-C reaches them through us, once

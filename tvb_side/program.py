@@ -4,6 +4,7 @@ than the next window needs."""
 from __future__ import annotations
 
 import io
+import os
 import time
 from pathlib import Path
 from time import perf_counter
@@ -17,7 +18,8 @@ from ..bridges.experiment import load
 from ..bridges.frame import DENSE, Address, encode
 from ..bridges.recording import FrameLog
 from ..bridges.results import MONITOR_NUMBER, finish_if_last
-from ..bridges.session import Session, paste_command, write_json
+from ..bridges.run_dir import write_json
+from ..bridges.session import Session, paste_command
 from ..bridges.timing import Timing
 from .plan import Plan
 from .simulation import RegionSimulation
@@ -42,7 +44,9 @@ def run(session: Session, folder: Path, simulator: Any = None) -> None:
         _set_initial(plan.simulation, inlet.channel, contract)
     history = io.BytesIO()  # numpy's own errors of a full disk do not say so
     np.save(history, plan.simulation.initial_history, allow_pickle=False)
-    (session.run_dir / "initial_history.npy").write_bytes(history.getbuffer())
+    path = session.run_dir / "initial_history.npy"
+    with open(os.open(path, os.O_WRONLY | os.O_CREAT | os.O_TRUNC | os.O_CLOEXEC, 0o600), "wb") as file:
+        file.write(history.getbuffer())
     monitors = MonitorLogs(session, contract, plan.simulation)
     details = session.start(contract, inlets, outlets)
     for name, about in contract.spikenet.items():

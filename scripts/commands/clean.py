@@ -13,7 +13,7 @@ from pathlib import Path
 
 from ...bridges.errors import RunDirectoryError
 from ...bridges.peers import alive, read_page
-from ...bridges.session import read_run, unusable
+from ...bridges.run_dir import read_run, unusable
 from ...bridges.transports import remove_leftovers, shm
 
 SHARED_MEMORY = Path("/dev/shm")

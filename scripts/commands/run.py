@@ -6,7 +6,7 @@ import argparse
 import time
 from pathlib import Path
 
-from ...bridges.session import check_new_run
+from ...bridges.run_dir import check_new_run
 from ..arguments import experiment_of, forwarded
 from ..program import add_arguments as add_program_arguments
 from ..program import interpreter, part_of, python_for, requirements_of

@@ -24,7 +24,8 @@ from tvb_lockstep.bridges.experiment import load
 from tvb_lockstep.bridges.frame import DENSE, HEADER, MAX_PAYLOAD_BYTES, Address, encode
 from tvb_lockstep.bridges.recording import FrameLog, read
 from tvb_lockstep.bridges.replay import Recorded
-from tvb_lockstep.bridges.session import Session, check_new_run
+from tvb_lockstep.bridges.run_dir import check_new_run
+from tvb_lockstep.bridges.session import Session
 from tvb_lockstep.bridges.transports import file
 from tvb_lockstep.bridges.transports.base import Place
 
@@ -40,7 +41,8 @@ from pathlib import Path
 os.umask(0)
 from tvb_lockstep.bridges.experiment import load
 from tvb_lockstep.bridges.results import finish
-from tvb_lockstep.bridges.session import Session, check_new_run
+from tvb_lockstep.bridges.run_dir import check_new_run
+from tvb_lockstep.bridges.session import Session
 from tvb_lockstep.spikenet_side import program as spikenet
 from tvb_lockstep.spikenet_side.null import Null
 from tvb_lockstep.tvb_side import program as tvb
@@ -145,7 +147,6 @@ def test_all_that_a_whole_run_leaves_is_its_owners_alone_whatever_the_umask(tran
     assert not {path for path in everybodys(made) if path.split("/")[1] not in NOT_YET}
 
 
-@pytest.mark.xfail(strict=True, reason="made with the umask of a script that joins; the command sets its own")
 @pytest.mark.parametrize("name", NOT_YET)
 def test_the_last_files_too_are_their_owners_alone_whatever_the_umask(name, whole_runs):
     assert stat.S_IMODE(whole_runs[1][f"shm/{name}"]) == 0o600
@@ -283,7 +284,6 @@ def test_a_link_in_the_place_of_a_segment_is_refused(place, tmp_path):
     segment.unlink()
 
 
-@pytest.mark.xfail(strict=True, reason="the session looks at the owner of the run directory only, not at what is in it")
 @pytest.mark.parametrize("planted", ["peers", "run.lock", "peers/tvb.lock", "log"])
 def test_a_link_that_somebody_planted_in_an_open_directory_is_refused(planted, tmp_path):
     """A directory that others could write to is narrowed when it is taken; what they put into it before stays."""
@@ -300,7 +300,6 @@ def test_a_link_that_somebody_planted_in_an_open_directory_is_refused(planted, t
 
 
 @as_root
-@pytest.mark.xfail(strict=True, reason="the session looks at the owner of the run directory only, not at what is in it")
 def test_peers_of_another_user_in_a_directory_of_ones_own_are_refused(tmp_path):
     run_dir = tmp_path / "run"
     (run_dir / "peers").mkdir(parents=True, mode=0o777)
@@ -310,7 +309,6 @@ def test_peers_of_another_user_in_a_directory_of_ones_own_are_refused(tmp_path):
 
 
 @as_root
-@pytest.mark.xfail(strict=True, reason="lockstep replay imports the experiment that the run names, whoever wrote it")
 def test_the_run_of_another_user_is_not_replayed_since_it_names_the_python_to_run(whole_runs):
     run_dir = whole_runs[0] / "shm"
     os.chown(run_dir, NOBODY, NOBODY)

@@ -22,16 +22,8 @@ from tvb_lockstep.bridges.errors import (
 from tvb_lockstep.bridges.experiment import load
 from tvb_lockstep.bridges.grid import Grid
 from tvb_lockstep.bridges.peers import alive, read_page, read_summary
-from tvb_lockstep.bridges.session import (
-    Session,
-    Stop,
-    check_new_run,
-    one_line,
-    paste_command,
-    read_run,
-    two_columns,
-    write_json,
-)
+from tvb_lockstep.bridges.run_dir import check_new_run, read_run, write_json
+from tvb_lockstep.bridges.session import Session, Stop, one_line, paste_command, two_columns
 
 
 def experiment(*overrides):
@@ -127,7 +119,7 @@ def test_a_run_that_never_got_to_a_contract_is_replaced_without_asking(sessions,
     second = sessions("spikenet")
     assert second.run_id != first.run_id
     left = {str(path.relative_to(tmp_path / "run")) for path in (tmp_path / "run").rglob("*") if path.is_file()}
-    assert left == {"run.json", "run.lock", "peers/tvb.lock", "peers/spikenet.lock", "peers/spikenet.json"}
+    assert left == {"run.json", "experiment.json", "run.lock", "peers/tvb.lock", "peers/spikenet.lock", "peers/spikenet.json"}
 
 
 def test_a_run_with_a_contract_is_replaced_only_with_overwrite(sessions, tmp_path):
@@ -197,14 +189,12 @@ def test_check_new_run_finds_a_live_program(sessions, tmp_path):
 
 def test_programs_with_the_same_experiment_meet_and_start_together(sessions):
     tvb, spikenet = sessions("tvb"), sessions("spikenet")
-    attached = []
     assert together(tvb.meet, spikenet.meet) == [None, None]
     details = together(
-        lambda: tvb.start(contract(tvb), [lambda: attached.append("tvb")]),
-        lambda: spikenet.start(contract(spikenet), [lambda: attached.append("spikenet")], min_delay_ms=0.5),
+        lambda: tvb.start(contract(tvb), [], []),
+        lambda: spikenet.start(contract(spikenet), [], [], min_delay_ms=0.5),
     )
     assert details == [{"tvb": {}, "spikenet": {"min_delay_ms": 0.5}}] * 2
-    assert sorted(attached) == ["spikenet", "tvb"]
 
 
 def test_different_experiments_are_refused_on_both_sides_with_only_what_differs(sessions):
@@ -244,7 +234,7 @@ def test_no_wire_version_in_common_names_both_toolkits(sessions):
 def test_different_contracts_are_refused(sessions):
     tvb, spikenet = sessions("tvb"), sessions("spikenet")
     other = Contract(tvb.run_id.hex(), Grid(100_000, 1, 10, 200), (), {}, {}, {})
-    for error in together(lambda: tvb.start(contract(tvb), []), lambda: spikenet.start(other, [])):
+    for error in together(lambda: tvb.start(contract(tvb), [], []), lambda: spikenet.start(other, [], [])):
         assert isinstance(error, ContractError) and "different contracts" in str(error)
 
 

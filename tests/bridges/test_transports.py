@@ -69,7 +69,7 @@ def place(tmp_path):
 
 
 def in_shared_memory(place: Place) -> list[str]:
-    prefix = shm._name(place.run_id, 0)[1:-1]
+    prefix = shm._name(place.run_id, 0, "")[1:-1]
     return sorted(name for name in os.listdir("/dev/shm") if prefix in name)
 
 
@@ -499,7 +499,7 @@ def test_a_segment_that_is_not_as_expected_is_refused_with_the_field_and_both_va
 ):
     address = address_of(place.run_id, "dense")
     sender = shm.create(address, place, 4, 512)
-    path = Path("/dev/shm" + shm._name(place.run_id, 0))
+    path = Path("/dev/shm" + shm._name(place.run_id, 0, ""))
     with open(path, "r+b") as segment:
         segment.seek(offset)
         segment.write(new)
@@ -513,7 +513,7 @@ def test_a_segment_that_is_not_as_expected_is_refused_with_the_field_and_both_va
 def test_a_segment_that_others_may_write_is_refused(place):
     address = address_of(place.run_id, "dense")
     sender = shm.create(address, place, 4, 512)
-    path = Path("/dev/shm" + shm._name(place.run_id, 0))
+    path = Path("/dev/shm" + shm._name(place.run_id, 0, ""))
     path.chmod(0o666)
     with pytest.raises(RunDirectoryError, match="mode: expected 0o600, found 0o666"):
         shm.attach(address, place)
@@ -529,7 +529,7 @@ def test_a_segment_that_others_may_write_is_refused(place):
 def test_a_truncated_segment_is_refused(place):
     address = address_of(place.run_id, "dense")
     sender = shm.create(address, place, 4, 512)
-    os.truncate("/dev/shm" + shm._name(place.run_id, 0), 100)
+    os.truncate("/dev/shm" + shm._name(place.run_id, 0, ""), 100)
     with pytest.raises(RunDirectoryError, match=r"size \[bytes\]: expected at least 4096, found 100"):
         shm.attach(address, place)
     sender.close()

@@ -9,6 +9,7 @@ import uuid
 from pathlib import Path
 
 import pytest
+from tvb_lockstep.bridges.transports import shm
 from tvb_lockstep.scripts import checks
 
 pytestmark = pytest.mark.skipif(not Path("/dev/shm").is_dir(), reason="this system shows no shared memory as files")
@@ -25,7 +26,7 @@ time.sleep(1000)
 
 @pytest.mark.parametrize("ours", [True, False])
 def test_a_living_process_and_a_segment_are_found_when_the_tests_left_them_and_only_then(ours: bool) -> None:
-    mark, name = uuid.uuid4().hex, f"{checks.PREFIX}_{uuid.uuid4().hex}"
+    mark, name = uuid.uuid4().hex, shm._name(os.urandom(16), 0, "")[1:]
     segment = checks.SHARED_MEMORY / name
     before = checks._ours_in_shared_memory()
     environ = {**os.environ, checks.MARK: mark if ours else "another run"}

@@ -13,7 +13,7 @@ from pathlib import Path
 
 import pytest
 from make_run import Recipe, make_run
-from tvb_lockstep.bridges.session import read_run
+from tvb_lockstep.bridges.run_dir import read_run
 from tvb_lockstep.bridges.transports import remove_leftovers, shm
 from tvb_lockstep.scripts.commands import clean
 from tvb_lockstep.scripts.main import main
