@@ -315,7 +315,7 @@ class Conformance:
         assert first != other, "the seed does not reach the simulator's random numbers"
 
     def test_a_window_costs_the_same_early_and_late_in_a_run(self) -> None:
-        """Calls counted, memory traced, and the medians of the CPU times compared, with the same input in every window."""
+        """Calls, memory, and the medians of the CPU time, with the same input in every window."""
         given = [(0, 0), (0, 3)] if "SPIKES" in self.models else []  # 200 spikes of relays in every window
         early, late = range(60, 160), range(1200, 1300)
         counted = (*range(160, 190), *range(1300, 1330))
