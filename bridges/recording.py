@@ -344,7 +344,7 @@ class FrameIndex:
             whole += 1
         found = blocks[:whole, :-1].ravel()
         found = found[: np.argmax(found < 0)] if (found < 0).any() else found
-        if not len(found) or found[0] or (found[1:] <= found[:-1]).any():
+        if not len(found) or found[0]:
             return
         lengths = np.diff(found) - HEADER_BYTES
         if (lengths < 0).any() or (lengths > MAX_PAYLOAD_BYTES).any() or (lengths % max(self._row_bytes, 1)).any():

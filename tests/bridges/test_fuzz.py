@@ -97,29 +97,20 @@ def changed(draw, data: bytes, header_at: int = 0) -> bytes:
     """`data` after one mutation. header_at: where a frame's header begins in it."""
     what = draw(st.sampled_from(["flip", "field", "field", "cut", "lengthen", "copy", "remove", "zero", "write"]))
     n = len(data)
-    start = draw(st.integers(0, n))
+    borders = [at for at in (0, header_at, header_at + HEADER_BYTES, n - 1, n) if 0 <= at <= n]
+    start = draw(st.sampled_from(borders) | st.integers(0, n))
     some = draw(st.integers(1, 40))
     if what == "flip" and n:
         at = start % n
         return data[:at] + bytes([data[at] ^ (1 << draw(st.integers(0, 7)))]) + data[at + 1 :]
     if what == "field" and n >= header_at + HEADER_BYTES:
-        offset, code = draw(st.sampled_from(list(FIELDS.values())))
-        offset += header_at
-        size = struct.calcsize(code)
-        if code[-1] == "s":
-            new = draw(st.one_of(st.binary(min_size=size, max_size=size), st.just(bytes(size))))
-        else:
-            here = int.from_bytes(data[offset : offset + size], "little")
-            near = st.integers(-3, 3).map(lambda d: here + d)
-            value = draw(st.one_of(st.sampled_from(BORDERS), near, st.integers(0, 60)))
-            new = (value % (1 << 8 * size)).to_bytes(size, "little")
-        return data[:offset] + new + data[offset + size :]
+        return draw(field_changed(data, header_at))
     if what == "cut":
         return data[:start]
     if what == "lengthen":
         return data + draw(st.binary(min_size=1, max_size=100))
     if what == "copy":  # over what is there, or between
-        piece, to = data[start : start + some], draw(st.integers(0, n))
+        piece, to = data[start : start + some], draw(st.sampled_from(borders) | st.integers(0, n))
         return data[:to] + piece + data[to + draw(st.sampled_from([0, len(piece)])) :]
     if what == "remove":
         return data[:start] + data[start + some :]
@@ -127,6 +118,22 @@ def changed(draw, data: bytes, header_at: int = 0) -> bytes:
         return data[:start] + bytes(min(some, n - start)) + data[start + some :]
     new = draw(st.one_of(st.binary(min_size=1, max_size=16), special_values()))
     return data[:start] + new + data[start + len(new) :]
+
+
+@st.composite
+def field_changed(draw, data: bytes, header_at: int) -> bytes:
+    """`data` with another value in one field of the header that begins at `header_at`."""
+    offset, code = draw(st.sampled_from(list(FIELDS.values())))
+    offset += header_at
+    size = struct.calcsize(code)
+    if code[-1] == "s":
+        new = draw(st.binary(min_size=size, max_size=size) | st.just(bytes(size)))
+    else:
+        here = int.from_bytes(data[offset : offset + size], "little")
+        near = st.integers(-3, 3).map(lambda d: here + d)
+        value = draw(st.one_of(st.sampled_from(BORDERS), near, st.integers(0, 60)))
+        new = (value % (1 << 8 * size)).to_bytes(size, "little")
+    return data[:offset] + new + data[offset + size :]
 
 
 def special_values():
@@ -142,26 +149,43 @@ def mutated(draw, data: bytes, header_at: int = 0) -> bytes:
 
 
 @st.composite
-def consistent_lies(draw, data: bytes, address: Address) -> bytes:
-    """A whole frame whose rows, length, body and CRC-32 fit each other, and nothing else needs to."""
-    rows = draw(st.integers(0, 5))
+def lies(draw, data: bytes, address: Address, k: int) -> bytes:
+    """A whole frame with a CRC-32 that fits, and one thing in it that need not: a field, its size, its content."""
+    what = draw(st.sampled_from(["field", "size", "content", "content", "content"]))
     row_bytes = 8 * address.columns if address.kind == DENSE else 12
-    body = bytearray(draw(st.binary(min_size=rows * row_bytes, max_size=rows * row_bytes)))
-    if address.kind == SPIKES and draw(st.booleans()):
-        for i in range(rows):
-            struct.pack_into("<qi", body, 12 * i, draw(st.integers(-1, 3 * TICKS)), draw(st.integers(-1, 11)))
-    return data[:56] + struct.pack("<QQ", rows, len(body)) + data[72:HEADER_BYTES] + bytes(body)
+    head, body = data[:56], bytearray(data[HEADER_BYTES:])
+    rows, length = len(body) // row_bytes, len(body)
+    if what == "content":
+        rows = draw(st.integers(1, 4))
+        if address.kind == DENSE:
+            number = st.floats() | st.sampled_from([0.0, 1.0])
+            numbers = draw(st.lists(number, min_size=rows * address.columns, max_size=rows * address.columns))
+            body = struct.pack(f"<{len(numbers)}d", *numbers)
+        else:
+            t0 = TICKS * k
+            times = draw(st.lists(st.integers(t0 - draw(st.integers(0, 1)), t0 + TICKS), min_size=rows, max_size=rows))
+            times = times if draw(st.booleans()) else sorted(times)
+            senders = draw(st.lists(st.integers(-1, address.columns), min_size=rows, max_size=rows))
+            body = b"".join(struct.pack("<qi", *each) for each in zip(times, senders, strict=True))
+        length = len(body)
+    elif what == "size":
+        rows = draw(st.integers(0, 6) | st.sampled_from([1 << 20, (1 << 30) // row_bytes, 1 << 27, 1 << 40, 1 << 58]))
+        length = rows * row_bytes if draw(st.booleans()) else length
+    data = head + struct.pack("<QQ", rows, length % (1 << 64)) + data[72:HEADER_BYTES] + bytes(body)
+    if what == "field":
+        data = draw(field_changed(data, 0))
+    return sealed(data)
 
 
 @st.composite
 def frames(draw, address: Address, k: int) -> tuple[bytes, bytes, bool]:
     """(as written, as found, whether its CRC-32 was made to fit)"""
     original = encoded(address, k, draw(payloads(address, k)))
-    lies = draw(st.integers(0, 3)) == 0
-    found = draw(consistent_lies(original, address)) if lies else original
-    found = draw(mutated(found))
-    seal = draw(st.booleans())
-    return original, sealed(found) if seal else found, seal
+    what = draw(st.sampled_from(["damaged", "damaged", "lie", "lie", "both"]))
+    if what == "damaged":
+        return original, draw(mutated(original)), False
+    found = draw(lies(original, address, k))
+    return original, found if what == "lie" else sealed(draw(mutated(found))), True
 
 
 def named(error: LockstepError) -> None:
@@ -255,12 +279,15 @@ def logs(draw, address: Address) -> tuple[list[bytes], bytes, bool]:
     """(frames as written, the log as found, whether a frame may have been forged)"""
     written = [encoded(address, k, draw(payloads(address, k))) for k in range(draw(st.integers(1, 5)))]
     found, forged = list(written), False
+    if draw(st.booleans()):
+        return written, b"".join(written), False
     for _ in range(draw(st.integers(0, 2))):
         what = draw(st.sampled_from(["forge", "repeat", "drop", "swap", "bytes", "bytes"]))
         i, j = draw(st.integers(0, len(found) - 1)), draw(st.integers(0, len(found) - 1))
         if what == "forge":
-            lie = draw(consistent_lies(found[i], address)) if len(found[i]) >= HEADER_BYTES else found[i]
-            found[i], forged = sealed(draw(mutated(lie))), True
+            if len(found[i]) >= HEADER_BYTES:
+                found[i] = draw(lies(found[i], address, i))
+            found[i], forged = sealed(draw(mutated(found[i]))) if draw(st.booleans()) else found[i], True
         elif what == "repeat":
             found.insert(j, found[i])
         elif what == "drop" and len(found) > 1:
@@ -281,7 +308,7 @@ def sidecars(draw, good: bytes, address: Address) -> tuple[bytes | None, bool]:
     if what == "random":
         return draw(st.binary(max_size=64)) * draw(st.sampled_from([1, 64, 130])), False
     if what == "mutated":
-        return draw(mutated(good)), False
+        return draw(mutated(good[:56])) + good[56:], False
     if what == "forged":
         offsets = np.frombuffer(good[:-8], "<i8").copy()
         for _ in range(draw(st.integers(1, 3))):
@@ -383,6 +410,8 @@ def test_a_damaged_recording_is_continued_to_the_uninterrupted_one_or_refused_an
         return
     with log:
         kept = path.read_bytes()
+        if not log.kept and len(found) >= HEADER_BYTES and not forged:  # only what is surely ours, or nobody's, is cut
+            assert found[:32] == written[0][:32] or found[:HEADER_BYTES] == bytes(HEADER_BYTES)
         assert found.startswith(kept) and log.kept <= len(found) // HEADER_BYTES
         try:
             for each in written:
@@ -537,10 +566,14 @@ def test_the_head_of_a_segment_is_that_of_the_ring_or_refused_by_field(place, da
     sender = shm.create(address, place, 4, 256)
     try:
         head = bytes(sender._memory[:64])
-        if data.draw(st.booleans()):
-            new = data.draw(st.binary(min_size=64, max_size=64))
+        what = data.draw(st.sampled_from(["random", "fields", "fields", "geometry"]))
+        new = bytearray(head)
+        if what == "random":
+            new[:] = data.draw(st.binary(min_size=64, max_size=64))
+        elif what == "geometry":  # other slots of the same size altogether
+            slot_bytes = 1 << data.draw(st.integers(0, 11))
+            new[32:36], new[40:48] = (1024 // slot_bytes).to_bytes(4, "little"), slot_bytes.to_bytes(8, "little")
         else:
-            new = bytearray(head)
             for _ in range(data.draw(st.integers(0, 3))):
                 at, size = SEGMENT[data.draw(st.sampled_from(sorted(SEGMENT)))]
                 here = int.from_bytes(head[at : at + size], "little")
@@ -559,7 +592,8 @@ def test_the_head_of_a_segment_is_that_of_the_ring_or_refused_by_field(place, da
                 return
         receiver.close()
         depth, slot_bytes = int.from_bytes(new[32:36], "little"), int.from_bytes(new[40:48], "little")
-        assert bytes(new[:32]) == head[:32] and depth * slot_bytes == 4 * 256 and depth and slot_bytes % 64 == 0
+        assert bytes(new[:32]) == head[:32] and depth * slot_bytes == 4 * 256
+        assert slot_bytes % 64 == 0 and slot_bytes >= 128
     finally:
         sender.close()
         shm.cleanup(place)

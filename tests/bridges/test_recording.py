@@ -409,6 +409,9 @@ def test_the_last_window_of_a_long_log_is_found_with_a_handful_of_reads(tmp_path
         assert reads.headers <= most and reads.frames == 1
         assert np.array_equal(index.payload(700), rates(700)) and index.ticks(20) == (80, 84) and index.rows(21) == 2
         assert reads.headers <= most + 5 and reads.frames == 2
+        reads.headers = 0
+        assert index.ticks(40) == (160, 164) and reads.headers == 2  # and that of the window before
+        assert np.array_equal(index.payload(40), rates(40)) and index.rows(40) == 2 and reads.headers == 2
     reads.headers = 0
     with recording.FrameIndex(path, RATES, scan=True) as index:
         assert len(index) == 3 * 511 - 1 and reads.headers == 3 * 511 - 1
@@ -432,13 +435,16 @@ def test_a_log_is_read_the_same_whatever_its_index_holds(tmp_path):
                    for offset in np.frombuffer(good, "<i8", 511, block).tolist() if offset >= 0]  # fmt: skip
         flipped = bytearray(good)
         flipped[4096 * (len(good) // 4096 - 1) + 100] ^= 8
+        moved = np.frombuffer(good, "<i8").copy()
+        moved[9] += 24  # by whole rows: only the CRC tells
         beyond = block_of([*range(0, 80 * 100, 80), 1 << 62], address)
         contents = [
             good, b"", good[:4095], good[:4096], good[:-1], good + b"x", good + good[:4096], bytes(4096),
-            bytes(flipped), b"\xff" * 8192, random.bytes(8192), good + random.bytes(4096), beyond,
+            bytes(flipped), moved.tobytes(), b"\xff" * 8192, random.bytes(8192), good + random.bytes(4096), beyond,
             block_of(offsets[:511], address._replace(run_id=bytes(16))), block_of(offsets[1:400], address),
             block_of([0, 0, *offsets[1:400]], address), block_of([*offsets[:9], *offsets[10:400]], address),
-            block_of([*offsets[:9], *offsets[8:400]], address), block_of([0, -5, 1 << 62], address),
+            block_of([*offsets[:9], *offsets[8:400]], address),
+            block_of([*offsets[:9], *offsets[12:400]], address), block_of([0, -5, 1 << 62], address),
             block_of([], address), block_of([0, 3], address),
         ]  # fmt: skip
         for content in contents:
@@ -505,6 +511,24 @@ def test_a_window_that_overlaps_the_next_is_noticed_even_when_its_crc_fits(tmp_p
         recording.FrameIndex(path, RATES, scan=True)
 
 
+def test_a_window_that_ends_before_it_begins_is_refused(tmp_path):
+    path = tmp_path / "a.frames"
+    for t1 in (-4, 0):
+        path.write_bytes(b"".join(map(bytes, frame.encode(RATES, 0, 0, t1, rates(0)))))
+        with pytest.raises(FrameError, match=f"window 0 at byte 0: t1: expected after 0, found {t1}"):
+            recording.read(path, RATES)
+
+
+def test_a_payload_over_the_cap_is_refused_before_it_is_read(tmp_path):
+    path = tmp_path / "a.frames"
+    rows = (1 << 30) // 24 + 1
+    header = frame.HEADER.pack(b"TVLS", 1, DENSE, RUN_ID, 4, 3, 0, 0, 4, rows, 24 * rows, 0, 0)
+    path.write_bytes(header)
+    os.truncate(path, HEADER_BYTES + 24 * rows)  # a hole, on a file system that has them
+    with pytest.raises(FrameError, match=f"payload length: expected at most 1073741824, found {24 * rows}"):
+        recording.read(path, RATES)
+
+
 @pytest.mark.parametrize("position, field", [(0, "magic"), (32, "sequence"), (40, "t0"), (56, "payload length")])
 def test_every_way_to_a_window_with_an_altered_header_names_it(tmp_path, position, field):
     path = indexed(tmp_path / "a.frames", 5)
@@ -555,20 +579,24 @@ def test_a_log_whose_index_cannot_be_written_is_written_nevertheless(tmp_path, m
     recording.index_of(tmp_path / "a.frames").mkdir()
     path = indexed(tmp_path / "a.frames", 1030)
     assert len(recording.read(path, RATES)) == 1030
-    write, left = os.write, [4096 + 77]
+    write, written = os.write, []
 
-    def nearly_full(fd, data):
-        n = min(left[0], len(data))
-        left[0] -= n
-        if not n:
-            raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
-        return write(fd, data[:n])
+    def once_full(fd, data):
+        written.append(len(data))
+        return write(fd, data[:77] if len(written) == 2 else data)
 
-    monkeypatch.setattr(os, "write", nearly_full)
+    monkeypatch.setattr(os, "write", once_full)
     path = indexed(tmp_path / "b.frames", 1600)
-    assert recording.index_of(path).stat().st_size == 4096 + 77
+    assert written == [4096, 4096] and recording.index_of(path).stat().st_size == 4096 + 77
     with recording.read(path, RATES) as index:
         assert len(index) == 1600 and np.array_equal(index.payload(1599), rates(1599))
+
+    def fail(fd, data):
+        raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+
+    monkeypatch.setattr(os, "write", fail)
+    path = indexed(tmp_path / "c.frames", 600)
+    assert recording.index_of(path).stat().st_size == 0 and len(recording.read(path, RATES)) == 600
 
 
 def test_timing_rows_are_read_while_they_are_written_and_the_others_are_nan(tmp_path):
