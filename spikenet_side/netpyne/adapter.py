@@ -31,8 +31,8 @@ from .mechanisms import import_neuron, load, requirements
 
 MODELS = {"RATE": "dense", "SPIKES": "spikes", "CURRENT": "dense"}
 WITHIN_STEP = 0.25  # where in its step an input lies, in steps
-CLOCK_STEPS = 1000  # steps after which NEURON's clock is set right; a number of its own, so that windows do not matter
-CLOCK_TOLERANCE = 1e-3  # steps
+CLOCK_TOLERANCE = 0.1  # steps by which NEURON's clock may be off: less than from an input to the edge of its step
+MAX_STEPS = 50_000_000  # until then it is (measured, for every resolution)
 SYNAPSE = re.compile(r"(?:(?P<section>\w+)(?:\((?P<location>[0-9.]+)\))?\.)?(?P<name>[^.()]+)")
 PLACE = re.compile(r"(?P<section>\w+)(?:\((?P<location>[0-9.]+)\))?")
 NANOAMPERE = 1e-3  # pA
@@ -91,6 +91,7 @@ class NetPyNE:
     """
 
     name = "netpyne"
+    _holder: NetPyNE | None = None  # whose network NEURON has: it knows one, and simulates all that it knows
 
     def __init__(self, folder: Path | None = None) -> None:
         if folder is not None and (lacking := requirements(folder)):
@@ -140,6 +141,11 @@ class NetPyNE:
             )
         if section.threads != 1:
             raise ExperimentError(f"threads of {section.name} = {section.threads}: NetPyNE runs on 1 thread here.")
+        if grid.n_steps * (dt_ns // self._step_ns) > MAX_STEPS:
+            raise ExperimentError(
+                f"duration = {grid.duration_ms:g} ms is more than {MAX_STEPS} steps of {section.resolution} ms. Then "
+                f"NEURON's clock, a sum of floats, is off by more than {CLOCK_TOLERANCE} steps. Choose a shorter one."
+            )
         self._step_ticks = self._step_ns // grid.tick_ns
         self._dt_steps = dt_ns // self._step_ns
         self._now = 0  # TVB steps done
@@ -151,7 +157,9 @@ class NetPyNE:
 
         with contextlib.suppress(TypeError, OSError):  # not a plain function
             load(Path(inspect.getfile(inspect.unwrap(build))).resolve().parent / "mod")
-        self._forget()
+        if NetPyNE._holder is not None:
+            NetPyNE._holder._forget()
+        NetPyNE._holder = self
         request = BuildRequest(connectome.regions, section.params, seed, section.resolution, connectome)
         with _quiet():
             network = build(request)
@@ -470,17 +478,16 @@ class NetPyNE:
         for name, fed in self._fed.items():
             if fed != (first_step, end_step):
                 raise LockstepError(f"channel {name}: its input for steps [{first_step}, {end_step}) is missing.")
+        if NetPyNE._holder is not self:
+            raise LockstepError("NEURON holds one network in a process; this one was closed, or another one opened.")
         self._now = end_step
         self._send()
         first, end, per_dt = first_step * self._dt_steps, end_step * self._dt_steps, self._dt_steps
         changes = {at for currents in self._currents.values() for current in currents for at, _ in current.waiting}
         samples = range(first, end, per_dt) if self._meter.n else ()
-        clock = range(-(-first // CLOCK_STEPS) * CLOCK_STEPS, end, CLOCK_STEPS)
         potentials = np.empty((end_step - first_step, self._meter.n))
-        for step in sorted({end - 1, *samples, *clock, *(at for at in changes if at < end)}):
+        for step in sorted({end - 1, *samples, *(at for at in changes if at < end)}):
             self._advance(step)
-            if step % CLOCK_STEPS == 0:
-                self._h.t = self._ms(step)
             if step in changes:
                 self._set_currents(step)
             if self._meter.n and (step - first) % per_dt == 0:
@@ -581,7 +588,9 @@ class NetPyNE:
 
     def close(self) -> None:
         """Let go of the network: NEURON would go on simulating what somebody still holds."""
-        self._forget()
+        if NetPyNE._holder is self:
+            self._forget()
+            NetPyNE._holder = None
 
     def _forget(self) -> None:
         for name in ("_cells", "_clamps", "_sites", "_pattern", "_watched", "_meter", "_amplitudes", "_sent_times",
