@@ -606,7 +606,8 @@ class NetPyNE:
                 delattr(sim, name)
         if hasattr(sim, "pc"):
             sim.pc.gid_clear()
-        gc.collect()
+        if any(True for _ in self._h.allsec()) or self._h.List("NetCon").count():  # held in a circle
+            gc.collect()
 
     # ---------------------------------------------------------------------------------------------- small things
 
