@@ -307,6 +307,23 @@ class FrameIndex:
         """
         return frame.decode(*self.frame(k), self.address, k, *self.ticks(k))
 
+    def verified(self) -> FrameIndex:
+        """This index after all payloads were read once: it ends before the first altered frame, and `damage` says why.
+
+        Raises FrameError instead when the index is not tolerant. It is not to be refreshed afterwards.
+        """
+        for k in range(len(self)):
+            try:
+                self.payload(k)
+            except FrameError as error:
+                if not self._tolerant:
+                    raise
+                self.damage = error
+                del self._offsets[k + 1 :]
+                self._seen = -1, ()
+                break
+        return self
+
     def __iter__(self) -> Iterator[Payload]:
         for k in range(len(self)):
             yield self.payload(k)

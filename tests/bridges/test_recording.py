@@ -150,6 +150,23 @@ def test_a_tolerant_reader_keeps_what_lies_before_the_damage(tmp_path):
     assert "window 2 at byte 256" in str(index.damage) and "magic" in str(index.damage)
 
 
+@pytest.mark.parametrize("position, field", [(0, "magic"), (32, "sequence"), (90, "CRC-32")])
+def test_a_verified_log_ends_before_the_first_altered_window(tmp_path, position, field):
+    path = write_rates(tmp_path / "a.frames", 5)
+    assert len(recording.read(path, RATES).verified()) == 5
+    data = bytearray(path.read_bytes())
+    for k in (2, 3):
+        data[k * 128 + position] ^= 1
+    path.write_bytes(data)
+    with recording.FrameIndex(path, RATES, tolerant=True).verified() as index:
+        assert len(index) == 2 and [payload[0, 0] for payload in index] == [0.0, 100.0]
+        assert f"{field}: expected" in str(index.damage) and index.total_rows == 4 and index.ticks(1) == (4, 8)
+        with pytest.raises(IndexError, match="holds windows 0 to 1, not 2"):
+            index.payload(2)
+    with pytest.raises(FrameError, match=f"{field}: expected"):
+        recording.read(path, RATES).verified()
+
+
 def test_a_log_is_read_while_it_grows(tmp_path):
     path = tmp_path / "a.frames"
     log = recording.FrameLog(path, RATES)
