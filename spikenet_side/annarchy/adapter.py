@@ -21,7 +21,7 @@ from ...bridges.frame import Payload, Spikes
 from ...bridges.grid import Grid, to_ns
 from ..adapter import BuildRequest, Connectome, Population, check_input, delay_steps, edge_name, find_population
 from . import exchange
-from .toolchain import check_requirements, import_annarchy, instantiate
+from .toolchain import check_requirements, import_annarchy, instantiate, seed_distributions
 
 MODELS = {"RATE": "dense", "SPIKES": "spikes", "CURRENT": "dense"}
 CURRENT_PARAMETER = "i_offset"  # of ANNarchy's own integrate-and-fire neurons
@@ -91,8 +91,11 @@ class Annarchy:
         self._seed, self._now = seed, 0  # TVB steps done
         self.min_delay_ms = section.min_delay or section.resolution
 
-        self.close()
+        for earlier in (self, Annarchy._running):
+            if earlier is not None:
+                earlier.close()
         Annarchy._running = self
+        seed_distributions(seed)
         self._network = network = self._annarchy.Network(dt=section.resolution, seed=seed)
         request = AnnarchyRequest(connectome.regions, section.params, seed, section.resolution, connectome, network)
         nodes = self._take(build(request), connectome.regions)
@@ -104,7 +107,6 @@ class Annarchy:
                 f"before build is called (dt = {section.resolution} ms, one thread, seed {seed}); create and connect "
                 f"populations only."
             )
-        self._seed_distributions()
         precision = str(ConfigManager().get("precision", network.id))
         self._exchange, fields = exchange.make_exchange(network, nodes, precision)
         keys = [population.label for population in self.populations]
@@ -154,18 +156,6 @@ class Annarchy:
                 nodes.append(node)
         self.populations = tuple(populations)
         return nodes
-
-    def _seed_distributions(self) -> None:
-        """Let all random initial values and weights draw from the network's own generator.
-
-        A distribution of ANNarchy (Uniform(…) and others) has a generator of its own, which nothing seeds.
-        """
-        from ANNarchy.core.Random import RandomDistribution
-
-        for thing in [*self._network.get_populations(), *self._network.get_projections()]:
-            for value in [*getattr(thing, "init", {}).values(), *getattr(thing, "_connection_args", ())]:
-                if isinstance(value, RandomDistribution):
-                    value.rng = self._network.default_rng
 
     def connect(self, inputs: list[Channel], outputs: list[Channel]) -> None:
         """Tell the exchange population of all edges, and of the potentials that are asked for.
@@ -334,10 +324,9 @@ class Annarchy:
         from ANNarchy.intern.NetworkManager import NetworkManager
 
         networks = NetworkManager().get_networks()
-        for closed in (self, Annarchy._running):
-            if closed is not None and closed._network is not None and networks[-1] is closed._network:
-                networks.pop()
-                closed._network = None
+        if self._network is not None and networks[-1] is self._network:
+            networks.pop()
+        self._network = None
         self._spikes = Spikes.none()
 
 
@@ -371,6 +360,9 @@ def rectified(rates_hz: np.ndarray, correlation: float, tau_ms: float, trains: i
 
 
 def _shown(value: Any) -> str:
-    return f"an empty {type(value).__name__}" if hasattr(value, "__len__") and len(value) == 0 else (
-        f"{type(value).__name__} {str(value)[:60]!r}"
-    )  # fmt: skip
+    if hasattr(value, "__len__") and len(value) == 0:
+        return f"an empty {type(value).__name__}"
+    try:
+        return f"{type(value).__name__} {str(value)[:60]!r}"
+    except Exception:  # a view of a population of one neuron cannot say what it is
+        return type(value).__name__

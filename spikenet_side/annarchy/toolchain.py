@@ -27,6 +27,8 @@ from pathlib import Path
 from types import ModuleType
 from typing import Any
 
+import numpy as np
+
 from ...bridges.errors import EnvironmentFailed
 
 SUPPORTED = "ANNarchy 5 (written for 5.0.4)"
@@ -34,6 +36,7 @@ INSTALL = "Debian, Ubuntu: apt install g++ cmake make python3-dev; Fedora: dnf i
 LIBRARY = "network.so"
 OUTPUT = "build.log"
 
+_random = np.random.Generator(np.random.PCG64())  # of all distributions; see seed_distributions
 _loaded: dict[str, ModuleType] = {}  # by key; a library is loaded once in a process
 
 
@@ -87,15 +90,22 @@ def import_annarchy() -> ModuleType:
             f"ANNarchy {version} cannot be used: its interface differs (no networks as objects; compiled by Cython). "
             f"Supported: {SUPPORTED}. Install it with pip install 'ANNarchy>=5,<6'."
         )
-    if "ANNarchy" in sys.modules:
-        return sys.modules["ANNarchy"]
     argv = sys.argv
     sys.argv = argv[:1] or [""]  # ANNarchy takes -c, -d, -v, --report and others for its own
     try:
         with contextlib.redirect_stdout(io.StringIO()):
-            return importlib.import_module("ANNarchy")
+            annarchy = importlib.import_module("ANNarchy")
     finally:
         sys.argv = argv
+    for kind in annarchy.core.Random.RandomDistribution.__subclasses__():
+        init = kind.__init__  # (…, rng=None), and without rng each draws from a generator that nothing seeds
+        init.__defaults__ = (*init.__defaults__[:-1], _random)
+    return annarchy
+
+
+def seed_distributions(seed: int) -> None:
+    """Begin anew the random numbers of ANNarchy's distributions (Uniform(…) and others) that have no `rng` given."""
+    _random.bit_generator.state = np.random.PCG64(seed).state
 
 
 # ------------------------------------------------------------------------------------------------------ the cache
