@@ -113,12 +113,12 @@ def _compile(mod: Path, files: list[Path], place: Path) -> None:
         if done.returncode or not _library(work).is_file():
             log = place.parent / f"{place.name}.log"
             log.write_text(done.stdout)
-            said = [line for line in done.stdout.splitlines() if re.search(r"error|not found|cannot", line, re.I)]
-            said = [line for line in said if "make: ***" not in line and "NOTE:" not in line and "CalledP" not in line]
-            raise EnvironmentFailed(
-                f"{mod}: the mod files cannot be compiled (NEURON {importlib.metadata.version('neuron')}):\n"
-                + "".join(f"  {line.strip()}\n" for line in said[:6]) + f"All that the compiler said: {log}"
-            )  # fmt: skip
+            before = re.sub(r"\x1b\[[0-9;]*m", "", done.stdout).partition("make: ***")[0].splitlines()
+            last = [f"  {line.strip()}" for line in before if line.strip(" ^\n")][-5:]
+            raise EnvironmentFailed("\n".join([
+                f"{mod}: the mod files cannot be compiled (NEURON {_neuron_version()}):", *last,
+                f"All that the compiler said: {log}",
+            ]))  # fmt: skip
         with contextlib.suppress(OSError):  # another program was faster
             os.rename(work, place)
     finally:
@@ -148,12 +148,18 @@ def _files(mod: Path) -> list[Path]:
 
 
 def _place(mod: Path) -> Path:
-    digest = hashlib.sha256(f"{importlib.metadata.version('neuron')} {platform.machine()}".encode())
+    digest = hashlib.sha256(f"{_neuron_version()} {platform.machine()}".encode())
     for file in _files(mod):
         content = file.read_bytes()
         digest.update(f"{file.name} {len(content)} ".encode() + content)
     cache = os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache"
     return Path(cache) / "tvb-lockstep" / "netpyne" / digest.hexdigest()[:24]
+
+
+def _neuron_version() -> str:
+    with contextlib.suppress(importlib.metadata.PackageNotFoundError):
+        return importlib.metadata.version("neuron")
+    return "not installed"
 
 
 def _library(place: Path) -> Path:

@@ -341,8 +341,8 @@ def test_the_point_neuron_of_wilson_cowan_does_what_nests_iaf_cond_exp_does():
     [
         (lambda p, c: p.popParams.update({"E": p.popParams.pop("E@V1")}), "no label .* has the form NAME@REGION: E"),
         (lambda p, c: p.popParams.update({"I@V7": {"cellType": "cell", "numCells": 1}}), "not of this program: V7"),
-        (lambda p, c: p.synMechParams["exc"].update(mod="None"), "synMechParams: Error in 'exc' .*'None' not found"),
-        (lambda p, c: p.popParams["E@V1"].update(cellType="X"), "popParams: Error in 'E@V1' .*Could not match 'X'"),
+        (lambda p, c: p.synMechParams["exc"].update(mod="None"), "synMechParams: Error in 'exc' -> 'mod'"),
+        (lambda p, c: p.popParams["E@V1"].update(cellType="X"), "popParams: Error in 'E@V1' -> 'cellType'"),
         (lambda p, c: p.popParams["E@V1"].update(numCells=0), "has no cells|NetPyNE cannot make"),
         (lambda p, c: setattr(c, "cvode_active", True), "simConfig.cvode_active = True: .* leave cvode_active out"),
     ],
