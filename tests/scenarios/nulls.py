@@ -470,8 +470,9 @@ class Course:
         def window(k: int) -> None:
             if k >= params["lag"]:
                 hear()
+            first, end = grid.steps(k)
             for outlet in outlets:
-                outlet.put(tvb.coupling(*grid.steps(k), outlet.channel.raw.columns), self.putting)
+                outlet.put(tvb.coupling(first, end, outlet.channel.raw.columns), self.putting)
             if k == grid.n_windows - 1:
                 while any(inlet.next < grid.n_windows for inlet in inlets):
                     hear()
@@ -504,7 +505,7 @@ def _offer_of_tvb(experiment: Any) -> dict[str, Any]:
     params = experiment.tvb.params
     resolutions = {section.name: section.resolution for section in experiment.spikenet}
     grid = Grid.of(experiment.tvb.dt, resolutions, experiment.duration, params["window_steps"])
-    channels = []
+    channels: list[Channel] = []
     for section in experiment.spikenet:
         name, own = section.name, tuple(map(str, section.regions))
         coupling, rates = [f"x@{region}" for region in own], [f"E@{region}" for region in own]
