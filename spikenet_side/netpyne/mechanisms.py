@@ -15,17 +15,18 @@ import shutil
 import subprocess
 import sys
 import sysconfig
-import tempfile
 from pathlib import Path
 from typing import Any
 
 from ...bridges.errors import EnvironmentFailed, ExperimentError
+from ..cache import cache_folder, made_once
 
+CACHE = "netpyne"
 BUILD_TOOLS = ("g++", "make")  # what NEURON's nrnivmodl calls
 DECLARATION = re.compile(r"\b(?:SUFFIX|POINT_PROCESS|ARTIFICIAL_CELL)\s+(\w+)")
 NO_RUBBISH = "-nogui -nobanner"  # else NEURON says at every start that it has no display, and what it loads
 
-_loaded: dict[str, str] = {}  # mechanism -> content of the mod folder that it is from; NEURON cannot unload any
+_loaded: dict[str, str] = {}  # mechanism -> key of the library that it is from; NEURON cannot unload any
 
 
 def requirements(folder: Path) -> list[str]:
@@ -34,7 +35,7 @@ def requirements(folder: Path) -> list[str]:
     Empty where there are no mod files, or where they are compiled already.
     """
     mod = folder / "mod"
-    if not _files(mod) or _library(_place(mod)).is_file():
+    if not _files(mod) or (cache_folder(CACHE) / _key(mod)).is_dir():
         return []
     return [
         f"{tool} is missing, which NEURON needs to compile {mod}: install it (Debian, Ubuntu: apt install {tool}; "
@@ -71,9 +72,9 @@ def load(mod: Path) -> None:
     files = _files(mod)
     if not files:
         return
-    place = _place(mod)
+    key = _key(mod)
     names = [name for file in files if file.suffix == ".mod" for name in DECLARATION.findall(_without_comments(file))]
-    if names and all(_loaded.get(name) == place.name for name in names):
+    if names and all(_loaded.get(name) == key for name in names):
         return
     h = import_neuron()
     for name in names:
@@ -83,46 +84,36 @@ def load(mod: Path) -> None:
                 if name in _loaded else "") + ", and cannot unload it. Rename it, or use a process of its own "
                 "(exchange.transport = 'shm')."
             )  # fmt: skip
-    if not _library(place).is_file():
-        _compile(mod, files, place)
-    h.nrn_load_dll(str(_library(place)))
-    missing = [name for name in names if not _exists(h, name)]
-    if missing:
+    made = made_once(CACHE, key, lambda folder: _compile(mod, files, folder))
+    h.nrn_load_dll(str(_library(made)))
+    if missing := [name for name in names if not _exists(h, name)]:
         raise EnvironmentFailed(
-            f"{mod}: NEURON has loaded {_library(place)}, but does not know {', '.join(missing)}. Remove {place} and "
-            f"try again."
+            f"{mod}: NEURON has loaded {_library(made)}, but does not know {', '.join(missing)}. Remove {made} and try "
+            f"again."
         )
-    _loaded.update(dict.fromkeys(names, place.name))
+    _loaded.update(dict.fromkeys(names, key))
 
 
-def _compile(mod: Path, files: list[Path], place: Path) -> None:
-    """Into `place`, by way of a folder of its own, so that two programs may do the same at the same time."""
+def _compile(mod: Path, files: list[Path], folder: Path) -> None:
     if lacking := requirements(mod.parent):
         raise EnvironmentFailed("\n".join(lacking))
-    place.parent.mkdir(parents=True, exist_ok=True, mode=0o700)
-    work = Path(tempfile.mkdtemp(prefix="building-", dir=place.parent))
-    try:
-        source = work / "mod"
-        source.mkdir()
-        for file in files:
-            shutil.copy(file, source)
-        done = subprocess.run(
-            [*_nrnivmodl(), "mod"], cwd=work, stdin=subprocess.DEVNULL, stdout=subprocess.PIPE,
-            stderr=subprocess.STDOUT, text=True, errors="replace",
-        )  # fmt: skip
-        if done.returncode or not _library(work).is_file():
-            log = place.parent / f"{place.name}.log"
-            log.write_text(done.stdout)
-            before = re.sub(r"\x1b\[[0-9;]*m", "", done.stdout).partition("make: ***")[0].splitlines()
-            last = [f"  {line.strip()}" for line in before if line.strip(" ^\n")][-5:]
-            raise EnvironmentFailed("\n".join([
-                f"{mod}: the mod files cannot be compiled (NEURON {_neuron_version()}):", *last,
-                f"All that the compiler said: {log}",
-            ]))  # fmt: skip
-        with contextlib.suppress(OSError):  # another program was faster
-            os.rename(work, place)
-    finally:
-        shutil.rmtree(work, ignore_errors=True)
+    source = folder / "mod"
+    source.mkdir()
+    for file in files:
+        shutil.copy(file, source)
+    done = subprocess.run(
+        [*_nrnivmodl(), "mod"], cwd=folder, stdin=subprocess.DEVNULL, stdout=subprocess.PIPE, stderr=subprocess.STDOUT,
+        text=True, errors="replace",
+    )  # fmt: skip
+    if done.returncode or not _library(folder).is_file():
+        log = cache_folder(CACHE) / f"{_key(mod)}.log"
+        log.write_text(done.stdout)
+        before = re.sub(r"\x1b\[[0-9;]*m", "", done.stdout).partition("make: ***")[0].splitlines()
+        last = [f"  {line.strip()}" for line in before if line.strip(" ^\n")][-5:]
+        raise EnvironmentFailed("\n".join([
+            f"{mod}: the mod files cannot be compiled (NEURON {_neuron_version()}):", *last,
+            f"All that the compiler said: {log}",
+        ]))  # fmt: skip
 
 
 def _nrnivmodl() -> list[str]:
@@ -147,13 +138,13 @@ def _files(mod: Path) -> list[Path]:
     return files if any(file.suffix == ".mod" for file in files) else []
 
 
-def _place(mod: Path) -> Path:
+def _key(mod: Path) -> str:
+    """What decides the compiled library: the files, NEURON's version, the machine."""
     digest = hashlib.sha256(f"{_neuron_version()} {platform.machine()}".encode())
     for file in _files(mod):
         content = file.read_bytes()
         digest.update(f"{file.name} {len(content)} ".encode() + content)
-    cache = os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache"
-    return Path(cache) / "tvb-lockstep" / "netpyne" / digest.hexdigest()[:24]
+    return digest.hexdigest()[:24]
 
 
 def _neuron_version() -> str:
@@ -162,8 +153,8 @@ def _neuron_version() -> str:
     return "not installed"
 
 
-def _library(place: Path) -> Path:
-    return place / platform.machine() / "libnrnmech.so"
+def _library(folder: Path) -> Path:
+    return folder / platform.machine() / "libnrnmech.so"
 
 
 def _without_comments(file: Path) -> str:
