@@ -123,6 +123,8 @@ class ReplaySession(Session):
     run_dir: a new directory; by default ``replays/SIDE-DATE`` in that of the run. Nothing else of the run is touched.
     """
 
+    resumable = False
+
     def __init__(self, recorded: Recorded, run_dir: Path | None = None, **options: Any) -> None:
         self.recorded = recorded
         if run_dir is None:

@@ -139,7 +139,8 @@ def programs(run_dir: Path, contract: Contract | None) -> dict[str, dict[str, An
     """What is known of each program of a run, TVB first.
 
     "state" is running, finished, interrupted, failed, died (it ended without a word) or absent (it never came);
-    "window" the last it was in, -1 before the first; "error" what it said at its end, or None.
+    "window" the last it was in, -1 before the first; "error" what it said at its end, or None; "earlier" its lives
+    before it was resumed, each with its last state.
     """
     names = list(pages(run_dir))
     if contract is not None:
@@ -152,6 +153,7 @@ def programs(run_dir: Path, contract: Contract | None) -> dict[str, dict[str, An
         about: dict[str, Any] = {"state": "absent", "window": -1, "error": None}
         if page is not None:
             about |= {key: page.get(key) for key in ("pid", "host", "toolkit", "python", "versions")}
+            about["earlier"] = page.get("earlier", [])
             about |= {"window": page["now"]["window"], "waiting_for": page["now"]["waiting_for"] or None}
             about["state"] = "running" if alive(run_dir, name) else "died"
         if summary is not None:
@@ -471,10 +473,15 @@ def _write_provenance(
     of = programs(run_dir, contract)
     content: dict[str, Any] = {"run": _read_json(run_dir / "run.json"), "programs": of}
     content["interruptions"] = [
-        {"program": name, "state": about["state"], "window": about["window"], "error": about["error"]}
+        {"program": name, "pid": life["pid"], "state": life["state"], "window": life["window"], "resumed": True}
+        for name, about in of.items()
+        for life in about.get("earlier", [])
+    ] + [
+        {"program": name, "pid": about.get("pid"), "state": about["state"], "window": about["window"],
+         "error": about["error"], "resumed": False}
         for name, about in of.items()
         if about["state"] not in ("finished", "running")
-    ]
+    ]  # fmt: skip
     content["complete"] = contract is not None and all(about["state"] == "finished" for about in of.values())
     if contract is not None:
         content["seed"] = contract.experiment.get("seed")

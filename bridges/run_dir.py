@@ -4,13 +4,17 @@ from __future__ import annotations
 
 import json
 import os
+import re
 import threading
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 from .errors import RunDirectoryError
 from .peers import alive, pages, read_page
 
+# what lockstep writes before it renames it: NAME.PID.tmp, NAME.PID.THREAD.tmp, .NAME.PID
+TEMPORARY = re.compile(r".+?\.(\d+)(?:\.\d+)?\.tmp|\..+\.(?:h5|json|html|npy)\.(\d+)")
 
 def write_json(path: Path, content: dict[str, Any]) -> None:
     """Write at once: a reader sees all of it or nothing."""
@@ -78,7 +82,8 @@ def refuse_not_ours(run_dir: Path) -> None:
             what = "is a link" if entry.is_symlink() else f"belongs to user {status.st_uid}"
             if entry.is_symlink() or status.st_uid != os.geteuid():
                 raise RunDirectoryError(
-                    f"{entry.path} {what}: somebody else could write to this run. Remove it, or choose another --run-dir."
+                    f"{entry.path} {what}: somebody else could write to this run. Remove it, or choose another "
+                    f"--run-dir."
                 )
 
 
@@ -120,3 +125,37 @@ def unusable(run_dir: Path, error: OSError) -> RunDirectoryError:
         f"The run directory {run_dir} cannot be used: {what}. Choose another with --run-dir, or free space and check "
         f"its permissions."
     )
+
+
+def places(run_dir: Path) -> list[str]:
+    """Every program that ever took its place, or is just about to say so."""
+    return sorted(path.stem for path in (run_dir / "peers").glob("*.lock"))
+
+
+def temporary_files(run_dir: Path) -> Iterator[Path]:
+    """What a killed program was about to rename, in this run directory and its replays."""
+    for folder, folders, names in os.walk(run_dir):
+        here = Path(folder)
+        if here.name == "exchange":
+            folders[:] = ["tmp"]  # beside it are the frames, of which there may be a million
+        elif here.parent.name == "replays" and any(alive(here, name) for name in places(here)):
+            folders.clear()
+            continue
+        for name in sorted(names):
+            found = TEMPORARY.fullmatch(name)
+            if here.parts[-2:] == ("exchange", "tmp") or (found and not _is_lockstep(found[1] or found[2])):
+                yield here / name
+
+
+def _is_lockstep(pid: str) -> bool:
+    """Whether a live program of lockstep has this pid: `lockstep plot` writes results and holds no place."""
+    try:
+        return b"lockstep" in Path(f"/proc/{pid}/cmdline").read_bytes()
+    except OSError:
+        return False
+
+
+def remove_temporary(run_dir: Path) -> None:
+    """Remove what killed programs were about to rename."""
+    for path in list(temporary_files(run_dir)):
+        path.unlink(missing_ok=True)

@@ -39,7 +39,15 @@ from .frame import WIRE_VERSION, Address, Payload
 from .links import POLL_S, Links, incarnation_of
 from .peers import Page, alive, hold_place, pages, read_page, read_summary
 from .recording import FrameLog
-from .run_dir import read_run, refuse_earlier, refuse_foreign, taken, unusable, write_json
+from .run_dir import (
+    read_run,
+    refuse_earlier,
+    refuse_foreign,
+    remove_temporary,
+    taken,
+    unusable,
+    write_json,
+)
 from .transports import attach, create, remove_leftovers
 from .transports.base import Place, Receiver, Sender
 
@@ -98,9 +106,11 @@ class Session:
 
     peer: "tvb", "bridge", or the name of a spiking program. command: what a person types to start program NAME, by
     name. resume_command: what a person types to start it again, or, for None, all that ended. tell: prints a line for
-    the person at this terminal. source: the experiment's file, so that a replay finds the Python beside it. resumed: take
-    the place of this program in the run that is there, and go on where it ended.
+    the person at this terminal. source: the experiment's file, so that a replay finds the Python beside it. resumed:
+    take the place of this program in the run that is there, and go on where it ended.
     """
+
+    resumable = True
 
     def __init__(
         self,
@@ -228,6 +238,8 @@ class Session:
         earlier = read_page(self.run_dir, self.peer) if self.incarnation > 1 else None
         if earlier is not None:
             lived = {key: earlier[key] for key in ("pid", "host", "started")} | earlier["now"]
+            if lived["state"] not in ENDED:
+                lived |= {"was": lived["state"], "state": "died"}
             about["earlier"] = [*earlier.get("earlier", []), lived]
         self.page = Page(
             self.run_dir, self.peer, run["run_id"], {"incarnation": self.incarnation, **about}
@@ -249,6 +261,7 @@ class Session:
     def _clear(self, run: dict[str, Any]) -> None:
         """Remove what an earlier run left here, and its shared memory."""
         remove_leftovers(self.run_dir, bytes.fromhex(run["run_id"]))
+        remove_temporary(self.run_dir)
         for folder in FOLDERS:
             shutil.rmtree(self.run_dir / folder, ignore_errors=True)
         for path in (self.run_dir / "peers").glob("*.json"):
@@ -558,6 +571,9 @@ class Session:
         except OSError as trouble:
             self.tell(f"{self.peer}: {unusable(self.run_dir, trouble)}")
         self.page.update(state, self.window)  # in memory: the others see it on a full disk, too
+        if state != "finished" and self.window >= 0 and self.experiment.exchange.record and self.resumable:
+            self.tell(f"{self.peer}: when all programs have ended, the run goes on from here with: "
+                      f"{self._resume_command(None)}")  # fmt: skip
         try:
             with self._run_lock():
                 ended = all(
@@ -565,8 +581,9 @@ class Session:
                     for name, page in pages(self.run_dir).items()
                     if name != self.peer
                 )
-                if ended:  # a ring whose consumer died before it attached
+                if ended:  # a ring whose consumer died before it attached, a file that was being written
                     remove_leftovers(self.run_dir, self.run_id)
+                    remove_temporary(self.run_dir)
                 mark = self.run_dir / "finished_by"
                 self.last = ended and not mark.exists() and (self.run_dir / "contract.json").exists()
                 if self.last:

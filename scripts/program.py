@@ -33,8 +33,8 @@ def add_output(parser: argparse.ArgumentParser) -> None:
 
 @dataclass(frozen=True)
 class Part:
-    """What a program takes part in, and what it shows. source: the experiment's file, beside which its Python lies. more:
-    further arguments of the Session."""
+    """What a program takes part in, and what it shows. source: the experiment's file, beside which its Python lies.
+    more: further arguments of the Session."""
 
     run_dir: Path
     experiment: Experiment
@@ -85,7 +85,7 @@ def interpreter(python: Path) -> list[str]:
 
 
 def body_of(peer: str, folder: Path) -> Callable[[Session], None]:
-    """What program `peer` does in a run; its simulator is imported when it begins. folder: of the experiment's Python."""
+    """What program `peer` does in a run; it imports its simulator when it begins. folder: of the experiment's Python."""
 
     def body(session: Session) -> None:
         if peer == "bridge":

@@ -319,9 +319,13 @@ class _Report:
 
     def _sections(self) -> Iterator[tuple[str, str, str]]:
         warnings = self._warnings()
-        if warnings or self.provenance["notes"]:
+        resumed = [
+            f"{_interruption(what)}, and was resumed."
+            for what in self.provenance["interruptions"] if what.get("resumed")
+        ]  # fmt: skip
+        if warnings or resumed or self.provenance["notes"]:
             items = "".join(f'<li class="warning">{_text(text)}</li>' for text in warnings)
-            items += "".join(f"<li>{_text(text)}</li>" for text in self.provenance["notes"])
+            items += "".join(f"<li>{_text(text)}</li>" for text in [*resumed, *self.provenance["notes"]])
             yield "notes", "Notes", f"<ul>{items}</ul>"
         if self.contract is not None and self.done_ms:
             yield from self._plots(self.contract)
@@ -374,11 +378,9 @@ class _Report:
     def _warnings(self) -> list[str]:
         found = []
         for what in self.provenance["interruptions"]:
-            where = f"in window {what['window']}" if what["window"] >= 0 else "before the first window"
-            how = {"died": "died without a word", "interrupted": "was interrupted", "absent": "never came"}
-            text = f"{what['program']} {how.get(what['state'], what['state'])}"
-            text += "" if what["state"] == "absent" else f" {where}"
-            found.append(f"{text}: {what['error']}" if what["error"] else f"{text}.")
+            if not what.get("resumed"):
+                text = _interruption(what)
+                found.append(f"{text}: {what['error']}" if what["error"] else f"{text}.")
         if self.provenance["complete"]:
             found += [
                 f"{name}: what was sent, received and delivered differs, see Counters."
@@ -762,6 +764,15 @@ def _table(head: Sequence[str], rows: Iterable[Sequence[Any]], number_from: int 
     top = f"<thead><tr>{cells(head, 'th')}</tr></thead>" if head else ""
     body = "".join(f"<tr>{cells(row, 'td')}</tr>" for row in rows)
     return f'<div class="table"><table{"" if head else " class=facts"}>{top}<tbody>{body}</tbody></table></div>\n'
+
+
+def _interruption(what: dict[str, Any]) -> str:
+    """How a program ended before the run did."""
+    how = {"died": "died without a word", "interrupted": "was interrupted", "absent": "never came"}
+    text = f"{what['program']} {how.get(what['state'], what['state'])}"
+    if what["state"] == "absent":
+        return text
+    return f"{text} in window {what['window']}" if what["window"] >= 0 else f"{text} before the first window"
 
 
 def _text(value: Any) -> str:

@@ -6,19 +6,16 @@ import argparse
 import contextlib
 import fcntl
 import os
-import re
 import time
 from collections.abc import Iterator
 from pathlib import Path
 
 from ...bridges.errors import RunDirectoryError
 from ...bridges.peers import alive, read_page
-from ...bridges.run_dir import read_run, unusable
+from ...bridges.run_dir import places, read_run, temporary_files, unusable
 from ...bridges.transports import remove_leftovers, shm
 
 SHARED_MEMORY = Path("/dev/shm")
-# what lockstep writes before it renames it: NAME.PID.tmp, NAME.PID.THREAD.tmp, .NAME.PID
-TEMPORARY = re.compile(r".+?\.(\d+)(?:\.\d+)?\.tmp|\..+\.(?:h5|json|html|npy)\.(\d+)")
 PATIENCE_S = 2.0  # for a program that takes or leaves its place at this moment
 
 
@@ -64,7 +61,7 @@ def _run_id(run_dir: Path) -> bytes:
 
 def _clean_run(run_dir: Path, run_id: bytes, dry_run: bool) -> None:
     with _nobody_joins(run_dir, dry_run) as held:
-        live = [name for name in _places(run_dir) if alive(run_dir, name)]
+        live = [name for name in places(run_dir) if alive(run_dir, name)]
         if live:
             who = ", ".join(f"{name} ({_who(run_dir, name)})" for name in live)
             print(f"{run_dir}: left alone, {who} {'is' if len(live) == 1 else 'are'} alive.")
@@ -73,7 +70,7 @@ def _clean_run(run_dir: Path, run_id: bytes, dry_run: bool) -> None:
             print(f"{run_dir}: left alone, a program takes or leaves its place (run.lock is held). Try again.")
             return
         found = {name: _about(run_dir, name) for name in remove_leftovers(run_dir, run_id, dry_run=True)}
-        files = {str(path.relative_to(run_dir)) for path in _temporary_files(run_dir)}
+        files = {str(path.relative_to(run_dir)) for path in temporary_files(run_dir)}
         found |= {name: _about(run_dir, name) for name in sorted(files - found.keys())}
         if not dry_run:
             remove_leftovers(run_dir, run_id)
@@ -120,37 +117,9 @@ def _nobody_joins(run_dir: Path, dry_run: bool) -> Iterator[bool]:
         os.close(fd)
 
 
-def _places(run_dir: Path) -> list[str]:
-    """Every program that ever took its place, or is just about to say so."""
-    return sorted(path.stem for path in (run_dir / "peers").glob("*.lock"))
-
-
 def _who(run_dir: Path, name: str) -> str:
     page = read_page(run_dir, name)
     return f"pid {page['pid']} on {page['host']}" if page else "just starting"
-
-
-def _temporary_files(run_dir: Path) -> Iterator[Path]:
-    """What a killed program was about to rename, in this run directory and its replays."""
-    for folder, folders, names in os.walk(run_dir):
-        here = Path(folder)
-        if here.name == "exchange":
-            folders[:] = ["tmp"]  # beside it are the frames, of which there may be a million
-        elif here.parent.name == "replays" and any(alive(here, name) for name in _places(here)):
-            folders.clear()
-            continue
-        for name in sorted(names):
-            found = TEMPORARY.fullmatch(name)
-            if here.parts[-2:] == ("exchange", "tmp") or (found and not _is_lockstep(found[1] or found[2])):
-                yield here / name
-
-
-def _is_lockstep(pid: str) -> bool:
-    """Whether a live program of lockstep has this pid: `lockstep plot` writes results and holds no place."""
-    try:
-        return b"lockstep" in Path(f"/proc/{pid}/cmdline").read_bytes()
-    except OSError:
-        return False
 
 
 def _about(folder: Path, name: str) -> str:

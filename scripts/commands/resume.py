@@ -10,6 +10,7 @@ from pathlib import Path
 from ...bridges.errors import ExperimentError, RunDirectoryError
 from ...bridges.peers import read_page
 from ...bridges.resume import Unfinished
+from ...bridges.run_dir import remove_temporary
 from ..program import (
     Part,
     add_output,
@@ -50,6 +51,7 @@ def run(args: argparse.Namespace) -> int:
         print(f"{name} is alive (pid {(read_page(args.run, name) or {}).get('pid')}), and is joined.", file=sys.stderr)
     begun = time.monotonic()
     if not left.missing:
+        remove_temporary(left.run_dir)
         make_results(left.run_dir, not args.no_report, lambda line: print(line, file=sys.stderr))
         return outcome(args.run, {}, time.monotonic() - begun)
     if left.experiment.exchange.transport == "memory":

@@ -12,7 +12,7 @@ from typing import Any
 
 import pytest
 
-for _name in ("running", "programs"):
+for _name in ("running", "programs", "killed", "nursery"):
     _spec = importlib.util.spec_from_file_location(_name, Path(__file__).with_name(f"{_name}.py"))
     assert _spec is not None and _spec.loader is not None
     sys.modules[_name] = importlib.util.module_from_spec(_spec)
