@@ -161,9 +161,7 @@ class NetPyNE:
             NetPyNE._holder._forget()
         NetPyNE._holder = self
         request = BuildRequest(connectome.regions, section.params, seed, section.resolution, connectome)
-        with _quiet():
-            network = build(request)
-        self._create(network, connectome.regions, seed)
+        self._create(build(request), connectome.regions, seed)
 
     def _create(self, network: Any, regions: tuple[str, ...], seed: int) -> None:
         """Hand what `build` returned to NetPyNE, and number the neurons through the populations."""
@@ -337,9 +335,9 @@ class NetPyNE:
 
     def _sources(self, channel: Channel) -> None:
         """NEURON's ids for the groups (SPIKES) or for every target neuron (RATE), connected along the edges."""
-        groups = np.arange(len(channel.out.sizes))
         if channel.model == "SPIKES":
-            self._trains[channel.name] = np.repeat(self._next_id + groups, channel.out.sizes)
+            groups = self._next_id + np.arange(len(channel.out.sizes))
+            self._trains[channel.name] = np.repeat(groups, channel.out.sizes)
             self._next_id += len(groups)
         sizes, first_ids = [], []
         for edge in channel.edges:
@@ -349,10 +347,7 @@ class NetPyNE:
             sizes.append(len(cells))
             first_ids.append(self._next_id)
             for i, cell in enumerate(cells):
-                if channel.model == "SPIKES":
-                    source = int(self._trains[channel.name][sum(channel.out.sizes[: edge.group])])
-                else:
-                    source = self._next_id + i
+                source = int(groups[edge.group]) if channel.model == "SPIKES" else self._next_id + i
                 self._connect(cell, source, float(edge.weight), delay_ms, channel.proxy_params, where)
             if channel.model == "RATE":
                 self._next_id += len(cells)
