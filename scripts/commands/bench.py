@@ -32,7 +32,15 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         parser.add_argument("--duration", type=float, default=1000.0, help="biological time in ms (default: 1000)")
     for parser in (recording, run):
         parser.add_argument("--transport", choices=("shm", "file"), default="shm", help="(default: shm)")
-    for parser in (transport, windows, recording, run):
+    kills = what.add_parser(
+        "kills", help="real runs whose programs are killed at random times, and resumed: do the results stay the same?",
+        description="Kill programs of real runs (SIGKILL) at random times, resume the runs, and compare their results "
+        "with those of an uninterrupted one, bit for bit. Exit status 1 when any run fails.",
+    )  # fmt: skip
+    kills.add_argument("--kills", type=int, default=200, help="programs killed, at least (default: 200)")
+    kills.add_argument("--seed", type=int, default=0, help="of the first run; the next ones have the next (default: 0)")
+    kills.add_argument("--duration", type=float, default=1000.0, help="biological time in ms (default: 1000)")
+    for parser in (transport, windows, recording, run, kills):
         parser.add_argument("--json", type=Path, metavar="FILE", help="also write the figures to FILE")
 
 
@@ -59,10 +67,19 @@ def run(args: argparse.Namespace) -> int:
         from .. import bench_recording
 
         bench_recording.print_figures(figures := bench_recording.bench(args.duration, args.rounds, args.transport))
+    elif args.what == "kills":
+        from rich.console import Console
+
+        from ..bench_kills import bench as bench_kills
+        from ..bench_kills import print_kills
+
+        with Console().status("") as status:
+            figures = bench_kills(args.kills, args.seed, args.duration, status.update)
+        print_kills(figures)
     else:
         from ..bench_run import bench_run, print_run
 
         print_run(figures := bench_run(args.duration, args.rounds, args.neurons, args.transport))
     if args.json is not None:
         write_json(figures, args.json)
-    return 0
+    return int(bool(figures.get("failures")))
