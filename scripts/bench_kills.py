@@ -112,7 +112,7 @@ class Process:
 
 @dataclass
 class Blow:
-    """A kill at time `at`, and who may name it. due: whether one of them has to, before the victim is resumed."""
+    """A kill at time `at`, and who was there. due: whether somebody has to name it before the victim is resumed."""
 
     kill: Kill
     at: float
@@ -157,12 +157,13 @@ class Run:
         )
         self._experiment = load(EXPERIMENT, self._sets[1::2])[0]
         self._mark = uuid.uuid4().hex
+        self._started: list[Process] = []
         self._running: list[Process] = []
         self._lives: Counter[str] = Counter()
         self._strikes = list(drawn.strikes)
         self._struck: Strike | None = None  # until its victims are resumed
         self._blows: list[Blow] = []
-        self._waits: dict[str, float] = {}  # since when programs wait, after another one has ended
+        self._waits: dict[tuple[str, str], float] = {}  # since when who waits for whom that has ended
         self._resumes = 0
         self._run_ids: set[str] = set()
         self._watchdog_s = 60.0 + 20.0 * life_s
@@ -236,7 +237,8 @@ class Run:
         """Looks for lines of others that name a program that was killed."""
         for blow in self._blows:
             line = re.compile(re.escape(f"{blow.kill.program} (pid {blow.kill.pid} on ") + r"[^)]*\) died ")
-            if blow.kill.named_s is None and any(line.search(witness.text) for witness in blow.witnesses):
+            others = [process for process in self._started if process.child.pid != blow.kill.pid]
+            if blow.kill.named_s is None and any(line.search(other.text) for other in others):
                 blow.kill.named_s = monotonic() - blow.at
 
     def _reap(self) -> None:
@@ -272,13 +274,14 @@ class Run:
     def _needs(self, name: str, absent: list[str]) -> bool:
         """Whether program `name` holds for one of these, or waits for it without knowing that it was ever there."""
         now = (read_page(self.run_dir, name) or {"now": {"state": "", "waiting_for": ""}})["now"]
-        if now["state"] != "waiting":
-            self._waits.pop(name, None)
-        elif monotonic() - self._waits.setdefault(name, monotonic()) < NOTICED_S:
+        if now["state"] not in ("waiting", "holding") or now["waiting_for"] not in absent:
             return False
-        return now["state"] in ("waiting", "holding") and now["waiting_for"] in absent
+        # it may be looking at several in turn, so that its page does not say since when it waits for this one
+        since = self._waits.setdefault((name, now["waiting_for"]), monotonic())
+        return now["state"] == "holding" or monotonic() - since > NOTICED_S
 
     def _resume(self, names: list[str]) -> None:
+        self._note_names()  # it may have been said since the last look
         for blow in self._blows:
             if blow.due and blow.kill.named_s is None and blow.kill.program in names:
                 # one that has ended in order did not need it any more
@@ -319,7 +322,8 @@ class Run:
                 [*interpreter(python), *words, "--quiet", "--no-report"], stdin=subprocess.DEVNULL, stdout=file,
                 stderr=subprocess.STDOUT, env={**os.environ, MARK: self._mark}, start_new_session=True,
             )  # fmt: skip
-        self._running.append(Process(programs, child, output))
+        self._started.append(Process(programs, child, output))
+        self._running.append(self._started[-1])
         self._lives.update(programs)
         self._restarted = monotonic()
         self._say(f"{words[0]} {who}: pid {child.pid}, {output.name}")
