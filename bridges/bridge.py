@@ -19,7 +19,7 @@ import numpy as np
 
 from .. import transformers
 from .compare import frame_difference
-from .contract import Channel, Contract, Signal, compose
+from .contract import Channel, Contract, Signal
 from .errors import ExperimentError, FrameError, NotReproduced, PeerLost, RunDirectoryError
 from .frame import HEADER_BYTES, Payload, Spikes, check_dense, check_spikes, decode, encode
 from .grid import Grid, to_ns
@@ -236,6 +236,8 @@ class Inlet:
         k = self.next
         t0, t1 = self.grid.ticks(k)
         first, end = self.grid.steps(k)
+        header: bytes | memoryview
+        body: bytes | memoryview
         if k < self.recorded:
             assert self._earlier is not None
             header, body = self._earlier.frame(k)
@@ -336,7 +338,7 @@ def run_bridge(session: Session) -> None:
 def _carry_all(session: Session) -> None:
     session.meet()
     offers = {name: session.await_page(name, "offer") for name in session.others}
-    contract = compose(session.run_id.hex(), offers.pop("tvb"), offers)
+    contract = session.contract(offers.pop("tvb"), offers)
     outlets = [Outlet(session, contract, c, "transformed", c.consumer) for c in contract.channels]
     inlets = [Inlet(session, contract, c, "raw", c.producer) for c in contract.channels]
     session.start(contract, inlets, outlets)

@@ -95,10 +95,16 @@ class Page:
         text = prefix + (_NOW % ("starting", -1, "", time.time())).encode()
         temporary = self._path.with_suffix(f".{os.getpid()}.tmp")
         fd = os.open(temporary, os.O_RDWR | os.O_CREAT | os.O_TRUNC | os.O_CLOEXEC, 0o600)
-        os.write(fd, text)
-        os.rename(temporary, self._path)
-        self._map = mmap.mmap(fd, len(text))
-        os.close(fd)
+        try:
+            os.posix_fallocate(fd, 0, len(text))  # on a full disk an error here, not SIGBUS at some later update
+            os.write(fd, text)
+            os.rename(temporary, self._path)
+            self._map = mmap.mmap(fd, len(text))
+        except BaseException:
+            temporary.unlink(missing_ok=True)
+            raise
+        finally:
+            os.close(fd)
         self._now = slice(len(prefix), len(text))
         self._said = ("starting", -1, "")
 

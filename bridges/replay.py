@@ -77,9 +77,10 @@ class Recorded:
             )
         self.windows = self.contract.grid.n_windows
         bounding = self.inputs or exchanged  # a side that takes nothing is checked as far as it was heard
-        for name in bounding:
-            with self.logs[name].open() as index:
-                self.windows = min(self.windows, len(index))
+        for name in exchanged:
+            with self.logs[name].open().verified() as index:
+                if name in bounding or index.damage is not None:
+                    self.windows = min(self.windows, len(index))
         if self.windows == 0:
             raise RunDirectoryError(
                 f"{run_dir} recorded no window of {' and '.join(bounding)}: the run ended before. Run the "
@@ -186,7 +187,7 @@ class ReplaySession(Session):
         return ComparingSender(self, self.recorded.logs[address.name], self.recorded.contract, sends_alone)
 
     def open_receiver(self, address: Address, link: str) -> RecordedReceiver:
-        return RecordedReceiver(self.recorded.logs[address.name])
+        return RecordedReceiver(self, self.recorded.logs[address.name])
 
     def replay(self, body: Callable[[Session], None]) -> list[LogComparison]:
         """Run the program to its end, or to that of the recording; what came of each log of it."""
@@ -206,9 +207,9 @@ class ReplaySession(Session):
 class RecordedReceiver:
     """The frames of a channel from its recording. A `Receiver`."""
 
-    def __init__(self, log: Log) -> None:
+    def __init__(self, session: Session, log: Log) -> None:
         self.waited_s = 0.0
-        self._index = log.open()
+        self._index = _intact(session, log)
 
     def receive(self, sequence: int, t0: int, t1: int, check: Check) -> tuple[memoryview, memoryview]:
         if sequence >= len(self._index):
@@ -226,7 +227,7 @@ class ComparingSender:
     def __init__(self, session: Session, log: Log, contract: Contract, sends_alone: bool) -> None:
         self.waited_s = 0.0
         self._session, self._log, self._grid, self._sends_alone = session, log, contract.grid, sends_alone
-        self._index: FrameIndex = log.open()
+        self._index = _intact(session, log)
         (session.run_dir / "record").mkdir(mode=0o700, exist_ok=True)
         self._kept = FrameLog(path_of(session.run_dir, log.address), log.address)
         self._told = False
@@ -255,6 +256,14 @@ class ComparingSender:
     def close(self) -> None:
         self._index.close()
         self._kept.close()
+
+
+def _intact(session: Session, log: Log) -> FrameIndex:
+    """The frames of a log up to the first damage, which is told."""
+    index = log.open().verified()
+    if index.damage is not None:
+        session.tell(f"{session.peer}: {log.name} is used up to window {len(index) - 1}: {index.damage}")
+    return index
 
 
 def replay(

@@ -8,8 +8,8 @@ from pathlib import Path
 from . import results
 from .errors import ExperimentError, RunDirectoryError
 from .experiment import Environments, Experiment, validate
-from .peers import alive, read_page, read_summary
-from .run_dir import read_run, refuse_not_ours
+from .peers import alive, pages, read_summary
+from .run_dir import read_run, refuse_not_ours, run_lock, unusable
 
 
 class Unfinished:
@@ -28,6 +28,15 @@ class Unfinished:
         refuse_not_ours(run_dir)
         if "replay_of" in run:
             raise RunDirectoryError(f"{run_dir} is a replay of {run['replay_of']}. Make the replay again instead.")
+        try:
+            with run_lock(run_dir):  # between two states of the run there may be nothing of either
+                self._read()
+        except OSError as error:
+            raise unusable(run_dir, error) from None
+
+    def _read(self) -> None:
+        run_dir = self.run_dir
+        self._pages = pages(run_dir)
         try:
             content = json.loads((run_dir / "experiment.json").read_text())
         except (OSError, ValueError) as error:
@@ -81,7 +90,7 @@ class Unfinished:
 
     def experiment_of(self, name: str) -> Experiment:
         """The experiment with the environments that program `name` was started with."""
-        environments = (read_page(self.run_dir, name) or {}).get("environments")
+        environments = (self._pages.get(name) or {}).get("environments")
         if environments is None:
             return self.experiment
         return self.experiment.model_copy(update={"environments": Environments(**environments)})
@@ -91,10 +100,8 @@ class Unfinished:
 
         Raises ExperimentError when a script of its own joined the run, or the file is gone.
         """
-        page = read_page(self.run_dir, name)
-        others = [read_page(self.run_dir, other) for other in self.experiment.peers]
-        for each in [page] if page is not None else others:
-            file = (each or {}).get("experiment_file")
+        for page in [self._pages[name]] if name in self._pages else self._pages.values():
+            file = page.get("experiment_file")
             if file is not None:
                 if Path(file).is_file():
                     return Path(file)

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import contextlib
+import fcntl
 import json
 import os
 import re
@@ -42,6 +44,17 @@ def read_run(run_dir: Path) -> dict[str, Any] | None:
     raise RunDirectoryError(
         f"{run_dir} is not a run directory: its run.json is not lockstep's. Choose another --run-dir."
     )
+
+
+@contextlib.contextmanager
+def run_lock(run_dir: Path) -> Iterator[None]:
+    """Nobody else claims a place, begins or ends the run meanwhile."""
+    fd = os.open(run_dir / "run.lock", os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
+    try:
+        fcntl.flock(fd, fcntl.LOCK_EX)
+        yield
+    finally:
+        os.close(fd)
 
 
 def refuse_foreign(run_dir: Path) -> None:

@@ -13,7 +13,6 @@ from __future__ import annotations
 
 import contextlib
 import errno
-import fcntl
 import json
 import os
 import platform
@@ -32,7 +31,7 @@ from types import TracebackType
 from typing import TYPE_CHECKING, Any
 
 from . import __version__
-from .contract import Contract
+from .contract import Contract, compose
 from .errors import ContractError, Interrupted, LockstepError, PeerLost, RunDirectoryError
 from .experiment import Experiment, flatten
 from .frame import WIRE_VERSION, Address, Payload
@@ -44,6 +43,7 @@ from .run_dir import (
     refuse_earlier,
     refuse_foreign,
     remove_temporary,
+    run_lock,
     taken,
     unusable,
     write_json,
@@ -158,7 +158,7 @@ class Session:
     def _claim(self, overwrite: bool) -> None:
         try:
             self._prepare_directory()
-            with self._run_lock():
+            with run_lock(self.run_dir):
                 self._lock_fd = hold_place(self.run_dir, self.peer)
                 if self._lock_fd is None:
                     raise taken(self.run_dir, self.peer)
@@ -177,15 +177,6 @@ class Session:
         refuse_foreign(self.run_dir)  # another program may have made it meanwhile
         if fresh or self.run_dir.stat().st_mode & 0o077:
             self.run_dir.chmod(0o700)
-
-    @contextlib.contextmanager
-    def _run_lock(self) -> Iterator[None]:
-        fd = os.open(self.run_dir / "run.lock", os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
-        try:
-            fcntl.flock(fd, fcntl.LOCK_EX)
-            yield
-        finally:
-            os.close(fd)
 
     def _join_or_create(self, overwrite: bool) -> None:
         run = read_run(self.run_dir)
@@ -241,14 +232,12 @@ class Session:
             if lived["state"] not in ENDED:
                 lived |= {"was": lived["state"], "state": "died"}
             about["earlier"] = [*earlier.get("earlier", []), lived]
-        self.page = Page(
-            self.run_dir, self.peer, run["run_id"], {"incarnation": self.incarnation, **about}
-        )
+        self.page = Page(self.run_dir, self.peer, run["run_id"], {"incarnation": self.incarnation, **about})
 
     def begin_again(self) -> None:
         """Be a new incarnation of this program without leaving the process: for the bridge, which soon catches up."""
         self._close_all()
-        with self._run_lock():
+        with run_lock(self.run_dir):
             run = read_run(self.run_dir)
             self.page.update("holding", self.window)
             self.page.close()
@@ -382,16 +371,24 @@ class Session:
                 if theirs["run_id"] == self.run_id.hex():
                     self._compare(name, theirs)
 
+    def contract(self, tvb: dict[str, Any], spikenet: dict[str, dict[str, Any]]) -> Contract:
+        """What the programs derive from the offers of all: that of TVB, and those of the spiking programs by name.
+
+        Raises ContractError when a run that is resumed began with another one.
+        """
+        made = compose(self.run_id.hex(), tvb, spikenet)
+        if self.resumed:
+            self._refuse_another(made)
+        return made
+
     def start(
         self, contract: Contract, inlets: list[Inlet], outlets: list[Outlet], **details: Any
     ) -> dict[str, dict[str, Any]]:
         """All programs have the same contract and all channels open; returns when this one may begin.
 
         details: published for people and results, such as NEST's min_delay; those of all programs are returned, by
-        name. Raises ContractError when the programs, or the run that is resumed, have another contract.
+        name. Raises ContractError when the programs have different contracts.
         """
-        if self.resumed:
-            self._refuse_another(contract)
         self._links = Links(self, inlets, outlets)
         found = self._links.make(contract.digest, details)
         self._reached = self._links.catching_up_to
@@ -466,6 +463,8 @@ class Session:
         who = f"{name} (pid {page['pid']} on {page['host']})"
         if alive(self.run_dir, name):
             return f"{name} was started again, as pid {page['pid']} on {page['host']}."
+        if summary is None and page["now"]["state"] in ENDED:
+            return f"{who} ended ({page['now']['state']}) {when}, and could not write down why."
         if summary is None:
             return f"{who} died {when}, without a word (killed, out of memory or crashed). Its terminal may say more."
         if summary["state"] == "interrupted":
@@ -566,33 +565,38 @@ class Session:
             "cpu_s": usage.ru_utime + usage.ru_stime, "peak_memory_mib": usage.ru_maxrss / 1024,
             "versions": installed_versions(), "python": platform.python_version(), "counters": self.counters,
         }  # fmt: skip
+        unsaid = None
         try:
             self.publish("summary", summary)
         except OSError as trouble:
-            self.tell(f"{self.peer}: {unusable(self.run_dir, trouble)}")
+            unsaid = unusable(self.run_dir, trouble)
+            unsaid.told = True
+            self.tell(f"{self.peer}: {unsaid}")
         self.page.update(state, self.window)  # in memory: the others see it on a full disk, too
         if state != "finished" and self.window >= 0 and self.experiment.exchange.record and self.resumable:
             self.tell(f"{self.peer}: when all programs have ended, the run goes on from here with: "
                       f"{self._resume_command(None)}")  # fmt: skip
         try:
-            with self._run_lock():
+            with run_lock(self.run_dir):
                 ended = all(
                     page["now"]["state"] in ENDED or not alive(self.run_dir, name)
                     for name, page in pages(self.run_dir).items()
                     if name != self.peer
                 )
-                if ended:  # a ring whose consumer died before it attached, a file that was being written
+                if ended:  # a ring whose consumer died before it attached
                     remove_leftovers(self.run_dir, self.run_id)
-                    remove_temporary(self.run_dir)
                 mark = self.run_dir / "finished_by"
                 self.last = ended and not mark.exists() and (self.run_dir / "contract.json").exists()
                 if self.last:
+                    remove_temporary(self.run_dir)
                     os.close(os.open(mark, os.O_WRONLY | os.O_CREAT | os.O_CLOEXEC, 0o600))
                     mark.write_text(self.peer)
         except OSError as trouble:
             self.tell(f"{self.peer}: {unusable(self.run_dir, trouble)}")
         if explained is not error and explained is not None:
             raise explained from None
+        if error is None and unsaid is not None:
+            raise unsaid
 
     def _close_all(self) -> None:
         for closer in reversed(self._closers):

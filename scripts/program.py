@@ -85,7 +85,7 @@ def interpreter(python: Path) -> list[str]:
 
 
 def body_of(peer: str, folder: Path) -> Callable[[Session], None]:
-    """What program `peer` does in a run; it imports its simulator when it begins. folder: of the experiment's Python."""
+    """What program `peer` does in a run; it imports its simulator when it begins. folder: the experiment's."""
 
     def body(session: Session) -> None:
         if peer == "bridge":

@@ -11,7 +11,7 @@ from typing import Any
 import numpy as np
 
 from ..bridges.bridge import Inlet, Outlet, Spent, open_ends
-from ..bridges.contract import Channel, Contract, compose
+from ..bridges.contract import Channel, Contract
 from ..bridges.errors import ExperimentError, noting
 from ..bridges.experiment import SIMULATORS, SpikenetSection, load, user_function
 from ..bridges.frame import SPIKES, Address, Spikes, encode
@@ -99,7 +99,7 @@ def run(session: Session, folder: Path, build: Any = None, simulator: SpikingSim
     offer = session.publish("offer", offer)
     offers = {name: session.await_page(name, "offer") for name in session.others if name not in ("tvb", "bridge")}
     offers = {p.name: offer if p.name == session.peer else offers[p.name] for p in session.experiment.spikenet}
-    contract = compose(session.run_id.hex(), tvb_offer, offers)
+    contract = session.contract(tvb_offer, offers)
     session.on_close(simulator.close)
     inputs, outputs = contract.of(session.peer)
     simulator.connect(inputs, outputs)

@@ -13,7 +13,7 @@ from typing import Any
 import numpy as np
 
 from ..bridges.bridge import Inlet, Outlet, Spent, open_ends, transformer_of
-from ..bridges.contract import Channel, Contract, compose, split_label
+from ..bridges.contract import Channel, Contract, split_label
 from ..bridges.experiment import load
 from ..bridges.frame import DENSE, Address, encode
 from ..bridges.recording import FrameLog
@@ -38,7 +38,7 @@ def run(session: Session, folder: Path, simulator: Any = None) -> None:
     for note in plan.simulation.notes:
         session.tell(f"tvb: {note}")
     offers = {program.name: session.await_page(program.name, "offer") for program in session.experiment.spikenet}
-    contract = compose(session.run_id.hex(), offer, offers)
+    contract = session.contract(offer, offers)
     inlets, outlets = open_ends(session, contract)
     for inlet in inlets:
         _set_initial(plan.simulation, inlet.channel, contract)

@@ -83,14 +83,17 @@ def attach(address: Address, place: Place) -> FileReceiver:
     folder = _folder(place, address)
     try:
         _check_owner(folder, address)
-        described = json.loads((folder / "channel.json").read_bytes())
+        described = _described(folder)
     except FileNotFoundError as error:
         raise RunDirectoryError(
             f"channel {address.name}: {error.filename} is missing: its producer has not created the channel. Start the "
             f"producer in the same run directory."
         ) from None
-    except json.JSONDecodeError as error:
-        raise RunDirectoryError(f"channel {address.name}: {folder / 'channel.json'} is not JSON: {error}.") from None
+    except ValueError as error:
+        raise RunDirectoryError(
+            f"channel {address.name}: {folder / 'channel.json'} is not that of a channel: {error}. Remove the folder, "
+            f"or choose another --run-dir."
+        ) from None
     except OSError as error:
         _unusable(address, folder, error)
     for field, expected in (
@@ -115,8 +118,8 @@ def cleanup(place: Place, dry_run: bool = False) -> list[str]:
     removed = []
     for path in sorted((exchange / TEMPORARY).glob("*")):
         try:
-            described = json.loads((exchange / path.stem / "channel.json").read_bytes())
-        except (OSError, json.JSONDecodeError):
+            described = _described(exchange / path.stem)
+        except (OSError, ValueError):
             continue
         if described.get("run_id") == place.run_id.hex():
             if not dry_run:
@@ -425,12 +428,23 @@ def _check_owner(folder: Path, address: Address) -> None:
             )
 
 
+def _described(folder: Path) -> dict[str, Any]:
+    """What channel.json says. Raises ValueError when it is not a JSON object."""
+    try:
+        content = json.loads((folder / "channel.json").read_bytes())
+    except RecursionError:
+        raise ValueError("it is nested too deeply") from None
+    if not isinstance(content, dict):
+        raise ValueError(f"expected a JSON object, found {type(content).__name__}")
+    return content
+
+
 def _refuse_foreign_frames(folder: Path, address: Address) -> None:
     """Raise when the folder holds frames of another run."""
     found = ""
     if (folder / "channel.json").exists():
-        with contextlib.suppress(json.JSONDecodeError):
-            found = str(json.loads((folder / "channel.json").read_bytes()).get("run_id", ""))
+        with contextlib.suppress(ValueError):
+            found = str(_described(folder).get("run_id", ""))
         if found == address.run_id.hex():
             return
         found = f"channel.json of run {found or 'unknown'}"

@@ -507,11 +507,6 @@ def json_values():
     )
 
 
-@pytest.mark.xfail(
-    strict=True, raises=Exception,
-    reason="transports/file.py lets UnicodeDecodeError, RecursionError and AttributeError out of a channel.json that "
-    "is not UTF-8, nested deeply or no object",
-)  # fmt: skip
 @fuzzed(0.5)
 @given(data=st.data())
 def test_whatever_channel_json_holds_it_is_the_channel_or_refused(place, data):

@@ -119,7 +119,9 @@ def test_a_run_that_never_got_to_a_contract_is_replaced_without_asking(sessions,
     second = sessions("spikenet")
     assert second.run_id != first.run_id
     left = {str(path.relative_to(tmp_path / "run")) for path in (tmp_path / "run").rglob("*") if path.is_file()}
-    assert left == {"run.json", "experiment.json", "run.lock", "peers/tvb.lock", "peers/spikenet.lock", "peers/spikenet.json"}
+    assert left == {
+        "run.json", "experiment.json", "run.lock", "peers/tvb.lock", "peers/spikenet.lock", "peers/spikenet.json",
+    }  # fmt: skip
 
 
 def test_a_run_with_a_contract_is_replaced_only_with_overwrite(sessions, tmp_path):

@@ -420,7 +420,6 @@ class Course:
 
     def run(self) -> None:
         from tvb_lockstep.bridges.bridge import open_ends
-        from tvb_lockstep.bridges.contract import compose
         from tvb_lockstep.bridges.run_dir import write_json
         from tvb_lockstep.bridges.timing import Timing
 
@@ -432,7 +431,7 @@ class Course:
         mine = session.publish("offer", mine)
         offers = {name: mine if name == me else session.await_page(name, "offer") for name in ("tvb", *programs)}
         self.point("offered")
-        contract = compose(session.run_id.hex(), offers.pop("tvb"), offers)
+        contract = session.contract(offers.pop("tvb"), offers)
         inlets, outlets = open_ends(session, contract)
         self.point("ready")
         session.start(contract, inlets, outlets)

@@ -170,7 +170,7 @@ def test_a_run_that_cannot_be_says_so_on_both_sides_and_its_directory_can_be_use
     for name in ("tvb", "spikenet"):
         assert what in (run_dir / "log" / f"{name}.log").read_text()
     left = {path.name for path in run_dir.iterdir()}
-    assert left <= {"log", "peers", "run.json", "run.lock", "record", "initial_history.npy"}
+    assert left <= {"log", "peers", "run.json", "experiment.json", "run.lock", "record", "initial_history.npy"}
     assert not (run_dir / "record").exists() or all(not log.stat().st_size for log in (run_dir / "record").iterdir())
     if override.startswith(BACK):
         running.run(EXPERIMENT, run_dir, SHORT)  # no --overwrite

@@ -187,7 +187,7 @@ def test_lockstep_run_names_a_killed_program_and_says_which_signal(tmp_path):
     page = json.loads((run_dir / "peers" / "spikenet.json").read_text())
     os.kill(page["pid"], signal.SIGKILL)
     assert whole.end() != 0
-    assert "--- spikenet ended with killed by SIGKILL" in whole.text
+    assert "--- spikenet was killed by SIGKILL" in whole.text
     assert f"spikenet (pid {page['pid']} on " in whole.text and "died in window" in whole.text
     check_results(run_dir, 12)
 
@@ -273,7 +273,8 @@ def test_in_one_process_a_program_that_cannot_start_or_ctrl_c_ends_the_others_to
     write_experiment(tmp_path / "own", network="def build(request):\n    return 1 / 0\n")
     ended = running.lockstep("run", tmp_path / "own", "--run-dir", tmp_path / "a", *running.settings(values))
     assert ended.code != 0 and "division by zero" in ended.text
-    write_experiment(tmp_path / "slow", tvb="import time\n\ndef build(section):\n    time.sleep(5)\n")
+    slow = MODEL.format(broken="pass").replace("    conn =", "    import time\n    time.sleep(5)\n    conn =")
+    write_experiment(tmp_path / "slow", tvb=slow)
     waiting = running.Program("run", tmp_path / "slow", "--run-dir", tmp_path / "b", *running.settings(values))
     running.wait_until((tmp_path / "b" / "peers" / "spikenet.json").exists, "NEST takes its place")
     waiting.send(signal.SIGINT)
