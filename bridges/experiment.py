@@ -126,10 +126,14 @@ class Exchange(Section):
 
 
 class Environments(Section):
-    """Requirements beyond the defaults, such as "nest-simulator==3.10.0", one set per side."""
+    """Requirements beyond the defaults, such as "nest-simulator==3.10.0": of TVB, of all spiking programs, and, as
+    further keys, of single ones by their names. python: the interpreters, by the same keys."""
 
+    model_config = ConfigDict(extra="allow", frozen=True)
+    __pydantic_extra__: dict[str, str]
     tvb: str = ""
     spikenet: str = ""
+    python: dict[str, str] = {}
 
 
 class Experiment(Section):
@@ -152,11 +156,19 @@ class Experiment(Section):
                 if isinstance(each, float) and not math.isfinite(each):
                     raise ValueError(f"{key} = {value}: must be a finite number")
         names = [program.name for program in self.spikenet]
-        for reserved in ("tvb", "bridge"):
+        for reserved in ("tvb", "bridge", "python"):
             if reserved in names:
                 raise ValueError(f"spikenet.name = {reserved!r} is reserved; choose another name")
         if len(set(names)) < len(names):
             raise ValueError(f"spikenet.name must differ between the spiking programs, found {names}")
+        sides = list(dict.fromkeys(["tvb", "spikenet", *names]))
+        for table, entries, known in (
+            ("environments", self.environments.model_extra or {}, [*sides, "python"]),
+            ("environments.python", self.environments.python, sides),
+        ):
+            if unknown := [key for key in entries if key not in known]:
+                raise ValueError(f"{table}.{unknown[0]} = {entries[unknown[0]]!r}: unknown key. Known here: "
+                                 f"{', '.join(known)}")  # fmt: skip
         if not self.interfaces.tvb_to_spikenet and not self.interfaces.spikenet_to_tvb:
             raise ValueError("interfaces: no row in either direction; add [[interfaces.tvb_to_spikenet]] or "
                              "[[interfaces.spikenet_to_tvb]]")  # fmt: skip

@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import contextlib
+import errno
 import fcntl
 import json
 import os
 import re
 import threading
+import time
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -15,6 +17,7 @@ from typing import Any
 from .errors import RunDirectoryError
 from .peers import alive, pages, read_page
 
+LOCK_WAIT_S = 30.0
 # what lockstep writes before it renames it: NAME.PID.tmp, NAME.PID.THREAD.tmp, .NAME.PID
 TEMPORARY = re.compile(r".+?\.(\d+)(?:\.\d+)?\.tmp|\..+\.(?:h5|json|html|npy)\.(\d+)")
 
@@ -48,10 +51,25 @@ def read_run(run_dir: Path) -> dict[str, Any] | None:
 
 @contextlib.contextmanager
 def run_lock(run_dir: Path) -> Iterator[None]:
-    """Nobody else claims a place, begins or ends the run meanwhile."""
-    fd = os.open(run_dir / "run.lock", os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
+    """Nobody else claims a place, begins or ends the run meanwhile.
+
+    Raises TimeoutError when somebody else does for half a minute: it takes milliseconds, unless the program is stopped.
+    """
+    path = run_dir / "run.lock"
+    fd = os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
     try:
-        fcntl.flock(fd, fcntl.LOCK_EX)
+        begun = time.monotonic()
+        while True:
+            try:
+                fcntl.flock(fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
+                break
+            except BlockingIOError:
+                if time.monotonic() - begun > LOCK_WAIT_S:
+                    raise TimeoutError(
+                        errno.ETIMEDOUT, f"another program has held its lock for {LOCK_WAIT_S:g} s (is it stopped?)",
+                        str(path),
+                    ) from None  # fmt: skip
+                time.sleep(0.002)
         yield
     finally:
         os.close(fd)

@@ -11,9 +11,11 @@ from typing import Any
 from rich.console import Console
 from rich.table import Table
 
-from ...bridges.errors import RunDirectoryError
+from ...bridges.errors import LockstepError, RunDirectoryError
 from ...bridges.peers import alive, pages
-from ...bridges.session import ENDED
+from ...bridges.resume import Unfinished
+from ...bridges.session import ENDED, resume_line
+from ..arguments import command_prefix
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -36,7 +38,22 @@ def run(args: argparse.Namespace) -> int:
     waits = {name: page["now"]["waiting_for"] for name, page in found.items() if states[name] == "waiting"}
     for line in explain(waits, states):
         console.print(line, highlight=False, markup=False, soft_wrap=True)
+    for line in to_go_on(args.run):
+        console.print(line, highlight=False, markup=False, soft_wrap=True)
     return 0
+
+
+def to_go_on(run_dir: Path) -> list[str]:
+    """What to type so that a run goes on of which programs died or ended early; nothing when there is nothing to do."""
+    try:
+        left = Unfinished(run_dir)
+    except LockstepError:  # a replay, or a run without a recording
+        return []
+    if not left.missing or (left.alive and not left.begun):  # at the start they tell each other
+        return []
+    names = left.missing if left.alive else [None]
+    lines = [resume_line(command_prefix(), run_dir, name) for name in names]
+    return [f"To start {' and '.join(left.missing)} again and go on:", *(f"    {line}" for line in lines)]
 
 
 def state_of(run_dir: Path, name: str, page: dict[str, Any]) -> str:

@@ -9,6 +9,7 @@ import signal
 import threading
 
 import pytest
+from tvb_lockstep.bridges import run_dir as run_dir_module
 from tvb_lockstep.bridges.contract import Contract
 from tvb_lockstep.bridges.errors import (
     ContractError,
@@ -22,7 +23,7 @@ from tvb_lockstep.bridges.errors import (
 from tvb_lockstep.bridges.experiment import load
 from tvb_lockstep.bridges.grid import Grid
 from tvb_lockstep.bridges.peers import alive, read_page, read_summary
-from tvb_lockstep.bridges.run_dir import check_new_run, read_run, write_json
+from tvb_lockstep.bridges.run_dir import check_new_run, read_run, run_lock, write_json
 from tvb_lockstep.bridges.session import Session, Stop, one_line, paste_command, two_columns
 
 
@@ -445,3 +446,11 @@ def test_an_error_of_a_users_function_says_where_it_arose():
     with pytest.raises(LockstepError) as caught, noting("tvb.build = 'model:build'"):
         raise ExperimentError("params.a: missing.")
     assert one_line(caught.value) == "params.a: missing."
+
+
+def test_a_run_whose_lock_is_held_by_a_stopped_program_is_refused_and_nobody_hangs(tmp_path, monkeypatch):
+    monkeypatch.setattr(run_dir_module, "LOCK_WAIT_S", 0.05)
+    with run_lock(tmp_path), pytest.raises(TimeoutError, match=r"has held its lock for 0\.05 s"), run_lock(tmp_path):
+        pass
+    with run_lock(tmp_path):
+        pass

@@ -59,6 +59,9 @@ def test_a_live_program_a_dead_one_and_one_that_has_ended_are_told_apart(tvb, ca
     tvb.release()  # as the kernel does for a process that dies
     assert state_of(run_dir, "tvb", read_page(run_dir, "tvb")) == "dead (was waiting)"
     page = read_page(run_dir, "tvb")
+    capsys.readouterr()
+    assert main(["status", str(run_dir)]) == 0
+    assert f"To start tvb and spikenet again and go on:\n    lockstep resume {run_dir}\n" in capsys.readouterr().out
     page["now"]["state"] = "finished"
     assert state_of(run_dir, "tvb", page) == "finished"
 
