@@ -26,6 +26,11 @@ def add_experiment(parser: argparse.ArgumentParser) -> None:
             f"--{side}-env", metavar="REQUIREMENTS",
             help=f"other versions for that side, as \"numpy<2\"; the same as --set environments.{side}=…",
         )  # fmt: skip
+        parser.add_argument(
+            f"--{side}-python", metavar="PYTHON",
+            help="another Python for that side, as python3.12 or its path; the same as --set "
+            f"environments.python.{side}=…",
+        )  # fmt: skip
     parser.add_argument("--bridge", choices=("receiver", "own"), help="the same as --set exchange.bridge=…")
 
 
@@ -42,6 +47,7 @@ def overrides_of(args: argparse.Namespace) -> list[str]:
     shorthand = {
         "exchange.bridge": args.bridge, "spikenet.simulator": args.simulator,
         "environments.tvb": args.tvb_env, "environments.spikenet": args.spikenet_env,
+        "environments.python.tvb": args.tvb_python, "environments.python.spikenet": args.spikenet_python,
     }  # fmt: skip
     return [*args.overrides, *(f"{key}={value}" for key, value in shorthand.items() if value is not None)]
 

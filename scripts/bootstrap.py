@@ -14,10 +14,12 @@ from ..bridges.errors import ExperimentError, Interrupted, LockstepError
 from ..bridges.experiment_file import SIMULATORS, read, shipped
 from . import checks, environments
 from . import main as command_line
+from .environments import NOTHING, Asked, asked_of, asked_of_all
 
 OF_AN_EXPERIMENT = ("run", "tvb", "spikenet", "bridge", "check")
 # Their options with a value, which is not to be taken for the name of the experiment.
-VALUE_OPTIONS = ("--set", "--run-dir", "--name", "--simulator", "--spikenet-env", "--tvb-env", "--bridge", "--describe")
+VALUE_OPTIONS = ("--set", "--run-dir", "--name", "--simulator", "--spikenet-env", "--tvb-env", "--spikenet-python",
+                 "--tvb-python", "--bridge", "--describe")  # fmt: skip
 
 
 class _Parser(argparse.ArgumentParser):
@@ -50,19 +52,22 @@ def _go_on(argv: list[str]) -> int:
                   f"options, and there is none yet. Make one with: {sys.argv[0]} env make tvb")  # fmt: skip
             return 0
     else:
-        pythons = [environments.ensure(name, requirements) for name, requirements in needed(argv)]
+        needs = needed(argv)
+        for name, asked in needs:
+            environments.environment(name, *asked)  # what cannot be is said before the first is made
+        pythons = [environments.ensure(name, *asked) for name, asked in needs]
     os.environ["LOCKSTEP_COMMAND"] = sys.argv[0]  # for the lines that people are told to paste into another terminal
     sys.stdout.flush()
     # -P: the current folder may hold a nest.py or a numpy.py of the user's
     os.execv(pythons[0], [str(pythons[0]), "-P", "-m", "tvb_lockstep.scripts.main", *argv])
 
 
-def needed(argv: list[str]) -> list[tuple[str, str]]:
-    """The environments of a command line as (name, requirements): first the one it runs in, then those of the programs
-    that it starts. Raises ExperimentError when there is no such experiment or simulator."""
+def needed(argv: list[str]) -> list[tuple[str, Asked]]:
+    """The environments of a command line, as name and what is asked for beyond it: first the one it runs in, then those
+    of the programs that it starts. Raises ExperimentError when there is no such experiment or simulator."""
     command, arguments = argv[0], argv[1:]
     if command not in OF_AN_EXPERIMENT:
-        return [("tvb", "")]
+        return [("tvb", NOTHING)]
     parser = _Parser(add_help=False)
     for option in VALUE_OPTIONS:
         parser.add_argument(option, action="append", default=[])
@@ -71,23 +76,28 @@ def needed(argv: list[str]) -> list[tuple[str, str]]:
     if not positional:
         there = ", ".join(shipped())
         raise ExperimentError(f"Which experiment? One that comes with lockstep ({there}), a folder or a .toml file.")
-    simulator = [f"spikenet.simulator={name}" for name in options.simulator]
-    data, path = read(positional[0], [*options.set, *simulator])
+    shorthand = {
+        "spikenet.simulator": options.simulator,
+        "environments.tvb": options.tvb_env, "environments.spikenet": options.spikenet_env,
+        "environments.python.tvb": options.tvb_python, "environments.python.spikenet": options.spikenet_python,
+    }  # fmt: skip
+    sets = [f"{key}={value}" for key, values in shorthand.items() for value in values]
+    data, path = read(positional[0], [*options.set, *sets])
 
     asked = data.get("environments")
     asked = asked if isinstance(asked, dict) else {}
-    for_tvb = (options.tvb_env or [str(asked.get("tvb", ""))])[-1]
-    for_spikenet = (options.spikenet_env or [str(asked.get("spikenet", ""))])[-1]
     if command == "spikenet":
         program = _program(data, path, options.name[-1] if options.name else None)
-        return [(_simulator(program, path), for_spikenet)]
+        return [_need(program, path, asked)]
+    tvb = ("tvb", asked_of(asked, "tvb"))
     if command in ("tvb", "bridge") or "--tvb-only" in rest:
-        return [("tvb", for_tvb)]
-    simulators = list(dict.fromkeys(_simulator(program, path) for program in _programs(data)))
+        return [tvb]
+    needs = [_need(program, path, asked) for program in _programs(data)]
     exchange = data.get("exchange")
     if command == "run" and isinstance(exchange, dict) and exchange.get("transport") == "memory":
-        return [("+".join(["tvb", *simulators]), f"{for_tvb} {for_spikenet}".strip())]
-    return [("tvb", for_tvb), *((simulator, for_spikenet) for simulator in simulators)]
+        names = ["tvb", *(str(program.get("name", "spikenet")) for program in _programs(data))]
+        return [("+".join(dict.fromkeys(["tvb", *(name for name, _ in needs)])), asked_of_all(asked, names))]
+    return list(dict.fromkeys([tvb, *needs]))
 
 
 def _programs(data: dict[str, Any]) -> list[dict[str, Any]]:
@@ -103,6 +113,10 @@ def _program(data: dict[str, Any], path: object, name: str | None) -> dict[str, 
         which = f"has no spiking program {name!r}" if name else "has several spiking programs"
         raise ExperimentError(f"{path} {which}; say --name with one of: {', '.join(by_name) or 'none'}.")
     return by_name[name]
+
+
+def _need(program: dict[str, Any], path: object, asked: dict[str, Any]) -> tuple[str, Asked]:
+    return _simulator(program, path), asked_of(asked, str(program.get("name", "spikenet")))
 
 
 def _simulator(program: dict[str, Any], path: object) -> str:

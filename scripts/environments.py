@@ -2,15 +2,17 @@
 
 On the standard library alone, because the bootstrap uses it before there is any environment. An environment lies in
 ``.envs/NAME``, what pip said in ``.envs/NAME.log``. NAME is a requirement set (``tvb``, ``nest``, …) or several of them
-(``tvb+nest``); one with requirements of its own gets a name of its own (``netpyne-1f0c22aa``), so that another version
-on one side touches nothing else. The marker file is written last: whatever is left of an interrupted or failed set-up
-has none, and is made again at the next call.
+(``tvb+nest``); one with requirements or an interpreter of its own gets a name of its own (``netpyne-1f0c22aa``,
+``nest-py3.12-77ab01c3``), so that another version on one side touches nothing else. The marker file is written last:
+whatever is left of an interrupted or failed set-up has none, and is made again at the next call.
 """
 
 from __future__ import annotations
 
+import contextlib
 import ctypes
 import fcntl
+import functools
 import hashlib
 import importlib.metadata
 import importlib.util
@@ -28,13 +30,53 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
-from ..bridges.errors import EnvironmentFailed, Interrupted
+from ..bridges.errors import EnvironmentFailed, ExperimentError, Interrupted
 
 ROOT = Path(__file__).resolve().parent.parent  # the checkout, or the tvb_lockstep of some site-packages
 MARKER = "lockstep-ready.json"
 IMPORT_NAMES = {"tvb": "tvb", "nest": "nest", "annarchy": "ANNarchy", "netpyne": "netpyne"}
+OLDEST_PYTHON = (3, 11)
+Version = tuple[float, ...]
+INFINITY = float("inf")
+# Versions that install side by side and do not work: below this version of the first, only below that of the second.
+PAIRS = (("tvb-library", (2, 10), "numpy", (2,), "older ones end at their import with numpy 2"),)
+
+
+class Asked(NamedTuple):
+    """What a run asks for beyond the requirement sets of a program."""
+
+    requirements: str = ""  # such as "neuron==8.2.7 netpyne==1.0.7"
+    python: str = ""  # the interpreter, by its name on the PATH or by its path; "": the running one
+
+
+NOTHING = Asked()
+
+
+def asked_of(table: dict[str, Any], program: str) -> Asked:
+    """What the table `environments` of an experiment asks for program `program`: "tvb", or a spiking program's name.
+    What it says for "spikenet" holds for all spiking programs that have no entry of their own."""
+
+    def of(entries: Any) -> str:
+        entries = entries if isinstance(entries, dict) else {}
+        default = "" if program in ("tvb", "bridge") else entries.get("spikenet", "")
+        return str(entries.get(program, default)).strip()
+
+    return Asked(of(table), of(table.get("python")))
+
+
+def asked_of_all(table: dict[str, Any], programs: list[str]) -> Asked:
+    """What it asks for several programs in one process. Raises ExperimentError when they ask for two interpreters."""
+    each = {program: asked_of(table, program) for program in programs}
+    pythons = {program: asked.python for program, asked in each.items() if asked.python}
+    if len(set(pythons.values())) > 1:
+        raise ExperimentError(
+            f"exchange.transport = 'memory': one process has one Python, and the environments ask for "
+            f"{', '.join(f'{python} ({program})' for program, python in pythons.items())}. Use shm or file."
+        )
+    words = dict.fromkeys(word for asked in each.values() for word in _split(asked.requirements))
+    return Asked(shlex.join(words), next(iter(pythons.values()), ""))
 
 
 @dataclass(frozen=True)
@@ -46,6 +88,7 @@ class Environment:
     requirements: tuple[str, ...]
     sets: str  # as in tvb+nest
     extra: str  # the requirements beyond the sets
+    interpreter: str = ""  # the Python that was asked for; "": whichever runs when it is made
 
     @property
     def python(self) -> Path:
@@ -107,11 +150,13 @@ def requirement_sets() -> tuple[list[str], dict[str, list[str]]]:
     return own, sets
 
 
-def environment(name: str, extra_requirements: str = "") -> Environment:
+def environment(name: str, extra_requirements: str = "", python: str = "") -> Environment:
     """The environment of a name such as ``tvb``, ``tvb+nest``, with requirements beyond it such as
-    ``"neuron==8.2.7 netpyne==1.0.7"``, which replace those of the sets on the same packages.
+    ``"neuron==8.2.7 netpyne==1.0.7"``, which replace those of the sets on the same packages; and of the Python that
+    `python` names, by default the one that makes it.
 
-    Raises EnvironmentFailed for a name that is no requirement set, listing those there are.
+    Raises EnvironmentFailed for a name that is no requirement set, listing those there are, for versions that cannot
+    work, and for a Python that is not there or too old.
     """
     own, sets = requirement_sets()
     parts = name.split("+")
@@ -126,10 +171,17 @@ def environment(name: str, extra_requirements: str = "") -> Environment:
     chosen = [part for part in sets if part in parts]  # in the order of the pyproject: nest+tvb is tvb+nest
     wanted = [requirement for part in chosen for requirement in sets[part]] + own
     requirements = [*extra, *(requirement for requirement in wanted if project(requirement) not in replaced)]
-    full_name = "+".join(chosen)
-    if extra:
-        full_name += "-" + hashlib.sha256(" ".join(extra).encode()).hexdigest()[:8]
-    return Environment(full_name, folder() / full_name, tuple(requirements), "+".join(chosen), shlex.join(extra))
+    check_requirements(extra, wanted)
+    full_name, distinct = "+".join(chosen), list(extra)
+    if python:
+        found = interpreter(python)
+        full_name += f"-py{found.version[0]}.{found.version[1]}"
+        distinct.append(os.path.realpath(found.path))
+        python = found.path
+    if distinct:
+        full_name += "-" + hashlib.sha256(" ".join(distinct).encode()).hexdigest()[:8]
+    path = folder() / full_name
+    return Environment(full_name, path, tuple(requirements), "+".join(chosen), shlex.join(extra), python)
 
 
 def _split(requirements: str) -> list[str]:
@@ -148,8 +200,130 @@ def _split(requirements: str) -> list[str]:
 
 def project(requirement: str) -> str:
     """The project that a requirement is about, as the index spells it: ``tvb-library`` of ``TVB_library >= 2.9``."""
+    return re.sub(r"[-_.]+", "-", _name(requirement)).lower()
+
+
+def bounds(requirement: str) -> tuple[Version, Version]:
+    """The lowest and highest version that a requirement allows, both (), where it sets no bound or cannot be read.
+
+    ``foo==4.8.2``: (4, 8, 2) twice; ``foo>=5,<6``: (5,) and just below (6,), written (5, ∞).
+    """
+    low: Version = ()
+    high: Version = ()
+    specifiers = re.sub(r"\s+", "", re.split(r"[;@\[]", requirement)[0][len(_name(requirement)) :])
+    for operator, text in re.findall(r"(===?|~=|!=|<=|>=|<|>)([^,]+)", specifiers):
+        numbers = tuple(int(part) for part in re.match(r"(?:\d+\.?)*", text).group().split(".") if part)  # type: ignore[union-attr]
+        if not numbers:
+            continue
+        if operator in ("==", "===", "~=", ">=", ">"):
+            low = max(low, numbers)
+        just_below = None
+        if operator in ("==", "===", "<="):
+            just_below = (*numbers, INFINITY) if text.endswith("*") else numbers
+        elif operator == "~=":
+            just_below = (*numbers[:-1], INFINITY)
+        elif operator == "<":
+            while len(numbers) > 1 and numbers[-1] == 0:
+                numbers = numbers[:-1]
+            just_below = (*numbers[:-1], numbers[-1] - 1, INFINITY)
+        if just_below is not None:
+            high = min(high, just_below) if high else just_below
+    return low, high
+
+
+def check_requirements(asked: list[str], sets: list[str]) -> None:
+    """Refuses what cannot work with the toolkit, before anything is installed: versions outside those of `sets`, the
+    requirements of the sets, and pairs of PAIRS. Raises EnvironmentFailed with what is supported."""
+    supported = {project(requirement): requirement for requirement in sets}
+    given = {project(requirement): requirement for requirement in asked}
+    for name, requirement in given.items():
+        if name in supported:
+            low, high = bounds(requirement)
+            lowest, highest = bounds(supported[name])
+            if (high and lowest and high < lowest) or (low and highest and low > highest):
+                raise EnvironmentFailed(f"{requirement} cannot be used: this toolkit works with {supported[name]}.")
+    for first, at_least, second, below, why in PAIRS:
+        high = bounds(given.get(first, first))[1]
+        limit = bounds(given.get(second, second))[1]
+        if high and high < at_least and (not limit or limit >= below):
+            cure = f"{given[first]} {second}<{_dotted(below)}"
+            raise EnvironmentFailed(
+                f"{given[first]} works with {second}<{_dotted(below)} only ({why}). Ask for both, as in "
+                f"{cure!r}, or for {first}>={_dotted(at_least)}."
+            )
+
+
+def check_installed(sets: list[str]) -> None:
+    """The same for what is installed where a program starts, whoever installed it. A simulator that did not come as a
+    Python package is not looked at."""
+    requirements = [requirement for name in sets for requirement in requirement_sets()[1].get(name, [])]
+    there = []
+    for name in {*map(project, requirements), *(second for _, _, second, _, _ in PAIRS)}:
+        with contextlib.suppress(importlib.metadata.PackageNotFoundError):
+            there.append(f"{name}=={importlib.metadata.version(name)}")
+    try:
+        check_requirements(sorted(there), requirements)
+    except EnvironmentFailed as error:
+        raise EnvironmentFailed(
+            f"In {sys.prefix}: {error} Install that there, or let lockstep make an environment: lockstep env make "
+            f"{'+'.join(sets)}."
+        ) from None
+
+
+def _name(requirement: str) -> str:
     found = re.match(r"[A-Za-z0-9](?:[A-Za-z0-9._-]*[A-Za-z0-9])?", requirement)
-    return re.sub(r"[-_.]+", "-", found.group() if found else requirement).lower()
+    return found.group() if found else requirement
+
+
+def _dotted(version: Version) -> str:
+    return ".".join(str(number) for number in version)
+
+
+class Interpreter(NamedTuple):
+    """A Python outside of any environment."""
+
+    path: str
+    version: tuple[int, int]
+
+
+@functools.cache
+def interpreter(python: str) -> Interpreter:
+    """The Python that a name on the PATH or a path means; of one in an environment that which the environment is of.
+
+    Raises EnvironmentFailed, with what was looked for, when it is not there, does not run, or is too old.
+    """
+    if os.sep in python or python.startswith("~"):
+        candidates, where = [os.path.abspath(os.path.expanduser(python))], "that path"
+    else:
+        folders = os.environ.get("PATH", os.defpath).split(os.pathsep)
+        candidates, where = [os.path.join(folder or ".", python) for folder in folders], "the PATH"
+    code = "import sys; print(*sys.version_info[:2], getattr(sys, '_base_executable', sys.executable))"
+    refused = []
+    for candidate in candidates:
+        if not (os.path.isfile(candidate) and os.access(candidate, os.X_OK)):
+            continue
+        try:
+            done = subprocess.run([candidate, "-I", "-c", code], capture_output=True, text=True, timeout=60)
+            major, minor, base = done.stdout.strip().split(" ", 2)
+            version = int(major), int(minor)
+        except (OSError, ValueError, subprocess.TimeoutExpired) as error:
+            said = done.stderr.strip().splitlines() if isinstance(error, ValueError) else [str(error)]
+            refused.append(f"{candidate} does not run ({said[0] if said else 'it said nothing'})")
+            continue
+        if version < OLDEST_PYTHON:
+            refused.append(f"{candidate} is Python {_dotted(version)}")
+            continue
+        return Interpreter(base, version)
+    raise EnvironmentFailed(
+        f"There is no Python {python!r} for an environment: {'; '.join(refused) or f'nothing on {where}'}. Name one of "
+        f"{_dotted(OLDEST_PYTHON)} or newer on the PATH, such as python3.12, or give its path."
+    )
+
+
+def running(python: str) -> bool:
+    """Whether this process runs in the Python that a name or path means, or in an environment of it."""
+    base = getattr(sys, "_base_executable", sys.executable)
+    return os.path.realpath(interpreter(python).path) == os.path.realpath(base)
 
 
 def has(simulator: str) -> bool:
@@ -157,31 +331,29 @@ def has(simulator: str) -> bool:
     return importlib.util.find_spec(IMPORT_NAMES[simulator]) is not None
 
 
-def ensure(name: str, extra_requirements: str = "") -> Path:
+def ensure(name: str, extra_requirements: str = "", python: str = "") -> Path:
     """The Python of the environment, which is made, or made again, when it is not ready."""
-    wanted = environment(name, extra_requirements)
-    return wanted.python if wanted.trouble() is None else make(name, extra_requirements)
+    wanted = environment(name, extra_requirements, python)
+    return wanted.python if wanted.trouble() is None else make(name, extra_requirements, python)
 
 
-def make(name: str, extra_requirements: str = "", python: str | None = None) -> Path:
-    """Makes the environment, unless it is ready, with the running interpreter or `python`; returns its Python.
+def make(name: str, extra_requirements: str = "", python: str = "") -> Path:
+    """Makes the environment, unless it is ready, of the running interpreter or of `python`; returns its Python.
 
     Says on the standard error what it does. Safe to be called by several programs at the same time, to be interrupted
     and to be killed. Raises EnvironmentFailed with the end of pip's log and what to do, Interrupted at Ctrl-C.
     """
-    wanted = environment(name, extra_requirements)
+    wanted = environment(name, extra_requirements, python)
     try:
         with locked(wanted.name) as lock:
             trouble = wanted.trouble()
-            if trouble is None and python and os.path.realpath(wanted.python) != _base(python):
-                trouble = f"it was made with {os.path.realpath(wanted.python)}"
             if trouble is not None:
                 about = "first time; one or two minutes" if trouble == "first time" else f"again, because {trouble}"
                 say(f"making environment {wanted.name} in {wanted.path} ({about}) …")
                 started = time.monotonic()
                 delete(wanted.path)
                 wanted.log.write_text("")
-                _build(wanted, python or sys.executable, lock)
+                _build(wanted, wanted.interpreter or sys.executable, lock)
                 say(f"environment {wanted.name} is ready in {time.monotonic() - started:.0f} s")
     except KeyboardInterrupt:
         raise Interrupted(
@@ -220,6 +392,7 @@ def _build(wanted: Environment, interpreter: str, lock: int) -> None:
     marker = {
         "sets": wanted.sets,
         "extra": wanted.extra,
+        "asked_python": wanted.interpreter,
         "requirements": list(wanted.requirements),
         "python": interpreter_version.group(1) if interpreter_version else "unknown",
         "interpreter": os.path.realpath(wanted.python),
@@ -391,16 +564,6 @@ def read_marker(path: Path) -> dict[str, Any]:
     except (OSError, ValueError):
         return {}
     return marker if isinstance(marker, dict) else {}
-
-
-def _base(python: str) -> str:
-    """The interpreter that an environment made by `python` runs: that of its base, when it is in an environment."""
-    found = shutil.which(python)
-    if not found:
-        raise EnvironmentFailed(f"There is no Python {python!r}.")
-    code = "import sys; print(getattr(sys, '_base_executable', sys.executable))"
-    result = subprocess.run([found, "-I", "-c", code], capture_output=True, text=True)
-    return os.path.realpath(result.stdout.strip())
 
 
 def say(text: str, end: str = "\n") -> None:

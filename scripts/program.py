@@ -55,27 +55,28 @@ def part_of(args: argparse.Namespace) -> Part:
     return Part(args.run_dir, experiment, source, args.quiet, not args.no_report, more)
 
 
-def requirements_of(peer: str, experiment: Experiment) -> tuple[list[str], str]:
+def requirements_of(peer: str, experiment: Experiment) -> tuple[list[str], environments.Asked]:
     """The requirement sets that program `peer` needs, and what the experiment asks for beyond them."""
     if peer == "bridge":
-        return [], ""
-    if peer == "tvb":
-        return ["tvb"], experiment.environments.tvb
-    return [experiment.program(peer).simulator], experiment.environments.spikenet
+        return [], environments.NOTHING
+    name = "tvb" if peer == "tvb" else experiment.program(peer).simulator
+    return [name], environments.asked_of(experiment.environments.model_dump(), peer)
 
 
-def python_for(sets: list[str], requirements: str = "") -> Path:
+def python_for(sets: list[str], asked: environments.Asked = environments.NOTHING) -> Path:
     """The interpreter for a program that needs these sets: this one if it has them, else that of an environment."""
-    if not requirements and all(environments.has(each) for each in sets):
+    here = not asked.requirements and (not asked.python or environments.running(asked.python))
+    if here and all(environments.has(each) for each in sets):
         return Path(sys.executable)
-    return environments.ensure("+".join(sets), requirements)
+    return environments.ensure("+".join(sets), *asked)
 
 
-def enter(sets: list[str], requirements: str = "") -> None:
+def enter(sets: list[str], asked: environments.Asked = environments.NOTHING) -> None:
     """Go on in an environment that has what is needed; returns only when this one has."""
-    python = python_for(sets, requirements)
+    python = python_for(sets, asked)
     if python != Path(sys.executable) and python.parent.parent.resolve() != Path(sys.prefix).resolve():
         os.execv(python, [*interpreter(python), *sys.argv[1:]])
+    environments.check_installed(sets)
 
 
 def interpreter(python: Path) -> list[str]:

@@ -18,6 +18,7 @@ from ..bridges.peers import read_page, read_summary
 from ..bridges.run_dir import unusable
 from ..bridges.session import ENDED, Session, Stop, resume_line
 from .arguments import command_prefix
+from .environments import asked_of_all
 from .program import Part, body_of, enter, take_part
 from .progress import RunProgress
 
@@ -137,8 +138,8 @@ def enter_for_all(part: Part) -> None:
             f"exchange.transport = 'memory': a process holds each simulator once, and the spiking programs are "
             f"{', '.join(f'{p.name} ({p.simulator})' for p in part.experiment.spikenet)}. Use shm or file."
         )
-    asked = part.experiment.environments
-    enter(["tvb", *simulators], f"{asked.tvb} {asked.spikenet}".strip())
+    programs = ["tvb", *(program.name for program in part.experiment.spikenet)]
+    enter(["tvb", *simulators], asked_of_all(part.experiment.environments.model_dump(), programs))
 
 
 def in_this_process(part: Part) -> dict[str, int]:

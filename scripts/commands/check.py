@@ -15,8 +15,9 @@ from rich.console import Console
 from ... import transformers
 from ...bridges.contract import Contract, Signal, compose
 from ...bridges.errors import ExperimentError
+from ...bridges.experiment import Experiment
 from ..arguments import add_experiment, experiment_of, overrides_of
-from ..program import enter, interpreter, python_for
+from ..program import enter, interpreter, python_for, requirements_of
 
 EDGES_SHOWN = 12
 
@@ -29,7 +30,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 def run(args: argparse.Namespace) -> int:
     experiment, path = experiment_of(args)
-    enter(["tvb"], experiment.environments.tvb)
+    enter(*requirements_of("tvb", experiment))
     from ...tvb_side.plan import Plan
 
     plan = Plan(experiment, path.parent)
@@ -37,7 +38,7 @@ def run(args: argparse.Namespace) -> int:
     offers = {}
     if not args.tvb_only:
         offers = {
-            program.name: _network(args, plan.offer, program.name, program.simulator) for program in experiment.spikenet
+            program.name: _network(args, plan.offer, experiment, program.name) for program in experiment.spikenet
         }
         contract = compose("0" * 32, plan.offer, offers)
     else:
@@ -51,9 +52,9 @@ def run(args: argparse.Namespace) -> int:
     return 0
 
 
-def _network(args: argparse.Namespace, offer: dict[str, Any], name: str, simulator: str) -> dict[str, Any]:
+def _network(args: argparse.Namespace, offer: dict[str, Any], experiment: Experiment, name: str) -> dict[str, Any]:
     """What the spiking program says of its network, built in its own environment."""
-    python = python_for([simulator], offer["experiment"]["environments"]["spikenet"])
+    python = python_for(*requirements_of(name, experiment))
     sets = [part for override in overrides_of(args) for part in ("--set", override)]
     with tempfile.TemporaryDirectory() as folder:
         file = Path(folder) / "offer.json"

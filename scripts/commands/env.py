@@ -21,7 +21,8 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     make = actions.add_parser("make", help="make an environment, unless it is ready")
     make.add_argument("name", help=f"one of {sets}; or several in one, as tvb+nest")
     make.add_argument("requirements", nargs="*", help="further or other requirements, as neuron==8.2.7 netpyne==1.0.7")
-    make.add_argument("--python", help="the Python to make it with (default: the one that runs this)")
+    make.add_argument("--python", default="", help="another Python, as python3.12 or its path: an environment beside "
+                      "the one without (default: the Python that runs this)")  # fmt: skip
     remove = actions.add_parser("remove", help="delete an environment")
     remove.add_argument("name", help="its name in the list")
 
@@ -70,7 +71,7 @@ def state(name: str, marker: dict[str, Any]) -> str:
     """ready, or broken and why."""
     try:
         sets, extra = marker.get("sets", name.partition("-")[0]), marker.get("extra", "")
-        trouble = environments.environment(sets, extra).trouble()
+        trouble = environments.environment(sets, extra, marker.get("asked_python", "")).trouble()
     except EnvironmentFailed as error:  # a folder of another name, or a set that the pyproject has no longer
         return f"broken: {error}"
     return "ready" if trouble is None else "broken: its set-up was interrupted" if not marker else f"broken: {trouble}"

@@ -12,7 +12,8 @@ from ...bridges.errors import ExperimentError
 from ...bridges.peers import read_page
 from ...bridges.replay import NAMES, Recorded, ReplaySession
 from ...bridges.session import installed_versions, two_columns
-from ..program import body_of, enter
+from ..environments import Asked
+from ..program import body_of, enter, requirements_of
 from ..progress import RunProgress
 
 
@@ -29,6 +30,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
             + ('"tvb-library==2.9.2"' if side == "tvb" else '"nest-simulator==3.9.0"')
             + "; the environment is made on first use",
         )  # fmt: skip
+        parser.add_argument(f"--{side}-python", metavar="PYTHON", help="… and this Python, as python3.12 or its path")
     parser.add_argument("--quiet", action="store_true", help="no progress, only the outcome")
     parser.epilog = "Exit status 0 when it is bit-identical to the run, 1 when something differs."
 
@@ -71,11 +73,13 @@ def run(args: argparse.Namespace) -> int:
 def _enter(args: argparse.Namespace, recorded: Recorded) -> None:
     """Go on in the environment of the side, with the versions asked for."""
     mine, other = ("tvb", "spikenet") if recorded.side == "tvb" else ("spikenet", "tvb")
-    if getattr(args, f"{other}_env") is not None:
-        raise ExperimentError(f"--{other}-env: only {recorded.side} is replayed; its versions are --{mine}-env.")
-    asked = getattr(args, f"{mine}_env")
-    requirements = getattr(recorded.experiment.environments, mine) if asked is None else asked
-    enter(["tvb" if mine == "tvb" else recorded.experiment.program(recorded.side).simulator], requirements)
+    for what in ("env", "python"):
+        if getattr(args, f"{other}_{what}") is not None:
+            raise ExperimentError(f"--{other}-{what}: only {recorded.side} is replayed; write --{mine}-{what}.")
+    sets, asked = requirements_of(recorded.side, recorded.experiment)
+    requirements, python = getattr(args, f"{mine}_env"), getattr(args, f"{mine}_python")
+    enter(sets, Asked(asked.requirements if requirements is None else requirements,
+                      asked.python if python is None else python))  # fmt: skip
 
 
 def _tell_versions(recorded: Recorded) -> None:

@@ -313,7 +313,7 @@ def experiments(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     ],
 )
 def test_a_command_line_needs_these_environments(line: str, expected: list, experiments: Path) -> None:
-    assert bootstrap.needed(line.split()) == expected
+    assert [(name, asked.requirements) for name, asked in bootstrap.needed(line.split())] == expected
 
 
 @pytest.mark.parametrize(
