@@ -1,10 +1,13 @@
-"""``lockstep bench``: what the exchange, the recording and the windows cost on this machine, as ratios."""
+"""``lockstep bench``: what the exchange, the recording and the windows cost on this machine, as ratios; and how far the
+spiking simulators agree."""
 
 from __future__ import annotations
 
 import argparse
 from pathlib import Path
 from typing import Any
+
+from ...bridges.experiment_file import SIMULATORS
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -32,6 +35,18 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         parser.add_argument("--duration", type=float, default=1000.0, help="biological time in ms (default: 1000)")
     for parser in (recording, run):
         parser.add_argument("--transport", choices=("shm", "file"), default="shm", help="(default: shm)")
+    simulators = what.add_parser(
+        "simulators", help="the same network on NEST, ANNarchy and NetPyNE: rates, CVs of intervals, spikes, cost of a "
+        "window in a run and alone",
+        description="Run lif_comparison on each simulator, in its own environment, and compare with the first: rates, "
+        "CVs of the intervals between spikes over several seeds, spike for spike, and what a window costs in a run and "
+        "alone. Exit status 1 when means differ by more than 5 % or the standard deviation over the seeds.",
+    )  # fmt: skip
+    simulators.add_argument("--simulators", nargs="+", choices=SIMULATORS, default=list(SIMULATORS), metavar="NAME",
+                            help=f"which, the first is the reference (default: {' '.join(SIMULATORS)})")  # fmt: skip
+    simulators.add_argument("--seeds", type=int, default=5, help="runs of each, with the seeds 1, 2, … (default: 5)")
+    simulators.add_argument("--neurons", type=int, help="in the network, 4 of 5 excitatory (default: the experiment's)")
+    simulators.add_argument("--duration", type=float, default=1000.0, help="biological time in ms (default: 1000)")
     kills = what.add_parser(
         "kills", help="real runs whose programs are killed at random times, and resumed: do the results stay the same?",
         description="Kill programs of real runs (SIGKILL) at random times, resume the runs, and compare their results "
@@ -40,7 +55,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     kills.add_argument("--kills", type=int, default=200, help="programs killed, at least (default: 200)")
     kills.add_argument("--seed", type=int, default=0, help="of the first run; the next ones have the next (default: 0)")
     kills.add_argument("--duration", type=float, default=1000.0, help="biological time in ms (default: 1000)")
-    for parser in (transport, windows, recording, run, kills):
+    for parser in (transport, windows, recording, run, simulators, kills):
         parser.add_argument("--json", type=Path, metavar="FILE", help="also write the figures to FILE")
 
 
@@ -67,6 +82,14 @@ def run(args: argparse.Namespace) -> int:
         from .. import bench_recording
 
         bench_recording.print_figures(figures := bench_recording.bench(args.duration, args.rounds, args.transport))
+    elif args.what == "simulators":
+        from rich.console import Console
+
+        from .. import bench_simulators
+
+        with Console().status("") as status:
+            figures = bench_simulators.bench(args.simulators, args.seeds, args.duration, args.neurons, status.update)
+        bench_simulators.print_tables(figures)
     elif args.what == "kills":
         from rich.console import Console
 
