@@ -307,7 +307,7 @@ def print_tables(figures: dict[str, Any]) -> None:
         )  # fmt: skip
     console.print(table)
     say(
-        f"ms per window: the simulator alone on the recorded input; the spiking program in the run, without waiting for "
+        f"ms per window: the simulator alone on the recorded input; the spiking program in the run, not waiting for "
         f"TVB, which computes at the same time; the lock step of both. {figures['cores']} cores; medians of the seeds."
     )
     say(verdict(figures), style="bold")

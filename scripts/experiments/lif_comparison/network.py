@@ -1,11 +1,11 @@
-"""The network of shared.py in NEST: iaf_psc_exp."""
+"""The network of lif_network.py in NEST: iaf_psc_exp."""
 
 from __future__ import annotations
 
 from typing import Any
 
 import numpy as np
-from shared import Params, draw
+from lif_network import Params, draw
 from tvb_lockstep.spikenet_side.adapter import BuildRequest
 
 

@@ -1,11 +1,11 @@
-"""The network of shared.py in ANNarchy: the step of NEST's iaf_psc_exp, in its order."""
+"""The network of lif_network.py in ANNarchy: the step of NEST's iaf_psc_exp, in its order."""
 
 from __future__ import annotations
 
 from typing import Any
 
 import numpy as np
-from shared import Params, draw, propagators, refractory_steps
+from lif_network import Params, draw, propagators, refractory_steps
 from tvb_lockstep.spikenet_side.annarchy import AnnarchyRequest
 
 # V moves with the currents of before the step; then they decay, and the spikes that arrive in the step are added.

@@ -1,10 +1,10 @@
-"""The network of shared.py in NetPyNE: the step of NEST's iaf_psc_exp (mod/IafPscExp.mod)."""
+"""The network of lif_network.py in NetPyNE: the step of NEST's iaf_psc_exp (mod/IafPscExp.mod)."""
 
 from __future__ import annotations
 
 from typing import Any
 
-from shared import Params, draw, propagators, refractory_steps
+from lif_network import Params, draw, propagators, refractory_steps
 from tvb_lockstep.bridges.errors import ExperimentError
 from tvb_lockstep.spikenet_side.adapter import BuildRequest
 
