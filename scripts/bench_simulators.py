@@ -47,7 +47,8 @@ class Population(NamedTuple):
 class Found(NamedTuple):
     """Of one run. spikes: a number for each, time step by time step, and in each neuron by neuron. given: to the
     simulator, by the bridge. Per window [s], on the mean: works_s: of the spiking program in the run, without waiting;
-    alone_s: of the simulator alone; wall_s: of the lock step of the whole run."""
+    alone_s: of the simulator alone; wall_s: of the lock step of the whole run. exchange: in the run, the time in which
+    the spiking program transforms and exchanges, by that in which it simulates."""
 
     version: str
     populations: dict[str, Population]
@@ -58,6 +59,7 @@ class Found(NamedTuple):
     works_s: float
     alone_s: float
     wall_s: float
+    exchange: float
 
 
 class Agreement(NamedTuple):
@@ -114,9 +116,10 @@ def look(run_dir: Path) -> Found:
             f"spikes; in the run {len(spikes)}, or others. `lockstep replay` finds the first that differs."
         )
     rows = timing.read(run_dir / "timing" / "spikenet.npy")
-    works_s = float(rows[:, [timing.COLUMNS.index(name) for name in WORK]].sum()) / grid.n_windows
+    simulates, transforms, exchanges = (float(rows[:, timing.COLUMNS.index(name)].sum()) for name in WORK)
+    works_s = (simulates + transforms + exchanges) / grid.n_windows
     return Found(about["version"], populations, spikes, given_to(run_dir), neurons, about["resolution_ms"], works_s,
-                 alone["window_s"], 1.0 / grid.n_windows)  # fmt: skip
+                 alone["window_s"], 1.0 / grid.n_windows, (transforms + exchanges) / simulates)  # fmt: skip
 
 
 def statistics(times_ms: np.ndarray, nodes: np.ndarray, size: int, start_ms: float, end_ms: float) -> Population:
@@ -229,7 +232,7 @@ def figures_of(found: dict[str, list[Found]], duration_ms: float) -> dict[str, A
                 failures.append(f"seed {seed}: {name} and {reference} were given different spikes")
         results.append({
             "simulator": name, "version": runs[0].version, "populations": populations, "seeds": seeds,
-            **{key: float(np.median([getattr(run, key) for run in runs])) for key in ("works_s", "alone_s", "wall_s")},
+            **{key: float(np.median([getattr(run, key) for run in runs])) for key in Found._fields[-4:]},
             "ratio": float(np.median([run.works_s / run.alone_s for run in runs])),
             "wall_ratio": float(np.median([run.wall_s / run.alone_s for run in runs])),
         })  # fmt: skip
@@ -273,8 +276,8 @@ def print_tables(figures: dict[str, Any]) -> None:
     seeds, results = figures["seeds"], figures["results"]
     reference = results[0]["simulator"]
 
-    def say(text: str, **style: str) -> None:
-        console.print(text, highlight=False, soft_wrap=True, **style)
+    def say(text: str, style: str | None = None) -> None:
+        console.print(text, style=style, highlight=False, soft_wrap=True)
 
     say(f"{figures['experiment']}, {figures['neurons']} neurons, {figures['duration_ms']:g} ms, the first "
         f"{figures['left_out_ms']:g} left out; mean ± standard deviation of {seeds} seed{'s' * (seeds > 1)}, and the "
@@ -292,24 +295,26 @@ def print_tables(figures: dict[str, Any]) -> None:
             table.add_row(row["population"].partition("@")[0], result["simulator"], *cells)
         table.add_section()
     console.print(table)
-    table = Table()
-    table.add_column("", no_wrap=True)
-    for heading in ("spikes", f"as {reference}", "differ from", "alone", "in the run", "ratio", "lock step"):
-        table.add_column(heading, justify="right", no_wrap=True)
+    spikes, cost = Table(), Table()
+    for table, headings in (
+        (spikes, ("spikes", f"also in {reference}", "first difference")),
+        (cost, ("alone [ms]", "in the run [ms]", "ratio", "exchange", "lock step [ms]")),
+    ):
+        table.add_column("", no_wrap=True)
+        for heading in headings:
+            table.add_column(heading, justify="right", no_wrap=True)
     for result in results:
-        of_seeds = result["seeds"]
-        spikes, common = (sum(each[key] for each in of_seeds) for key in ("spikes", "common"))
-        apart = [each["first_ms"] for each in of_seeds if each["first_ms"] is not None]
-        table.add_row(
-            result["simulator"], str(spikes), str(common), f"{min(apart):g} ms" if apart else "never",
-            *(f"{1e3 * result[key]:.2f}" for key in ("alone_s", "works_s")), f"{result['ratio']:.3f}",
-            f"{1e3 * result['wall_s']:.2f}",
-        )  # fmt: skip
-    console.print(table)
-    say(
-        f"ms per window: the simulator alone on the recorded input; the spiking program in the run, not waiting for "
-        f"TVB, which computes at the same time; the lock step of both. {figures['cores']} cores; medians of the seeds."
-    )
+        total, common = (sum(each[key] for each in result["seeds"]) for key in ("spikes", "common"))
+        apart = [each["first_ms"] for each in result["seeds"] if each["first_ms"] is not None]
+        spikes.add_row(result["simulator"], str(total), str(common), f"{min(apart):g} ms" if apart else "none")
+        alone_ms, works_ms, wall_ms = (f"{1e3 * result[key]:.3f}" for key in ("alone_s", "works_s", "wall_s"))
+        exchange = f"{100 * result['exchange']:.1f} %"
+        cost.add_row(result["simulator"], alone_ms, works_ms, f"{result['ratio']:.3f}", exchange, wall_ms)
+    console.print(spikes)
+    say("A window, by wall time: of the simulator alone on the recorded input; of the spiking program in the run, not "
+        "waiting for TVB, which computes at the same time; how much of that it exchanges, by what it simulates; of the "
+        f"lock step of both. {figures['cores']} cores, medians of the seeds.")  # fmt: skip
+    console.print(cost)
     say(verdict(figures), style="bold")
 
 
