@@ -32,7 +32,6 @@ from .program import interpreter, python_for
 
 EXPERIMENT = "lif_comparison"
 LEFT_OUT = 0.2  # of the run, at its beginning, for rates and CVs
-WORK = ("simulate", "transform", "exchange")
 ASKED = 0.05  # by how much means may differ, and in any case by no more than the standard deviation over the seeds
 
 
@@ -46,9 +45,9 @@ class Population(NamedTuple):
 
 class Found(NamedTuple):
     """Of one run. spikes: a number for each, time step by time step, and in each neuron by neuron. given: to the
-    simulator, by the bridge. Per window [s], on the mean: works_s: of the spiking program in the run, without waiting;
-    alone_s: of the simulator alone; wall_s: of the lock step of the whole run. exchange: in the run, the time in which
-    the spiking program transforms and exchanges, by that in which it simulates."""
+    simulator, by the bridge. Wall time of a window [s]: works_s, of the spiking program in the run, without waiting,
+    and alone_s, of the simulator alone: medians of all windows; wall_s: of the lock step of the run, mean. exchange: in
+    the run, the time in which the spiking program transforms and exchanges, by that in which it simulates."""
 
     version: str
     populations: dict[str, Population]
@@ -116,10 +115,12 @@ def look(run_dir: Path) -> Found:
             f"spikes; in the run {len(spikes)}, or others. `lockstep replay` finds the first that differs."
         )
     rows = timing.read(run_dir / "timing" / "spikenet.npy")
-    simulates, transforms, exchanges = (float(rows[:, timing.COLUMNS.index(name)].sum()) for name in WORK)
-    works_s = (simulates + transforms + exchanges) / grid.n_windows
-    return Found(about["version"], populations, spikes, given_to(run_dir), neurons, about["resolution_ms"], works_s,
-                 alone["window_s"], 1.0 / grid.n_windows, (transforms + exchanges) / simulates)  # fmt: skip
+    work = np.array([rows[:, timing.COLUMNS.index(name)] for name in ("simulate", "transform", "exchange")])
+    return Found(
+        about["version"], populations, spikes, given_to(run_dir), neurons, about["resolution_ms"],
+        works_s=float(np.median(work.sum(axis=0))), alone_s=alone["window_s"], wall_s=1.0 / grid.n_windows,
+        exchange=float(np.median(work[1:].sum(axis=0)) / np.median(work[0])),
+    )  # fmt: skip
 
 
 def statistics(times_ms: np.ndarray, nodes: np.ndarray, size: int, start_ms: float, end_ms: float) -> Population:
@@ -167,7 +168,7 @@ def driven_alone(run_dir: Path, simulator: str) -> dict[str, Any]:
 
 def alone(run_dir: Path) -> dict[str, Any]:
     """Drive the network of a run by its recorded input, window after window, with no other program: wall time of a
-    window [s], number of spikes, and their sum as numbers like those of `Found.spikes`."""
+    window [s], the median, number of spikes, and their sum as numbers like those of `Found.spikes`."""
     from ..spikenet_side.program import open_network, simulator_of
 
     recorded = Recorded(run_dir, "spikenet")
@@ -180,20 +181,19 @@ def alone(run_dir: Path) -> dict[str, Any]:
     for channel in inputs:
         with recorded.logs[f"{channel.name}.transformed"].open() as index:
             payloads.append([index.payload(k) for k in range(len(index))])
-    fired = []
-    begun = perf_counter()
+    fired, marks = [], [perf_counter()]
     for k in range(grid.n_windows):
         first, end = grid.steps(k)
         for channel, frames in zip(inputs, payloads, strict=True):
             simulator.feed(channel, frames[k], first, end)
         simulator.run(first, end)
         fired.append(simulator.spikes())
-    taken = perf_counter() - begun
+        marks.append(perf_counter())
     simulator.close()
     neurons = sum(population.size for population in simulator.populations)
     step_ticks = round(section.resolution / grid.tick_ms)
     total = sum(int((times // step_ticks * neurons + senders).sum()) for times, senders in fired)
-    return {"window_s": taken / grid.n_windows, "spikes": sum(len(each) for each in fired), "sum": total}
+    return {"window_s": float(np.median(np.diff(marks))), "spikes": sum(len(each) for each in fired), "sum": total}
 
 
 # ---- figures ---------------------------------------------------------------------------------------------------
@@ -280,8 +280,9 @@ def print_tables(figures: dict[str, Any]) -> None:
         console.print(text, style=style, highlight=False, soft_wrap=True)
 
     say(f"{figures['experiment']}, {figures['neurons']} neurons, {figures['duration_ms']:g} ms, the first "
-        f"{figures['left_out_ms']:g} left out; mean ± standard deviation of {seeds} seed{'s' * (seeds > 1)}, and the "
-        f"difference of the means to {reference}")  # fmt: skip
+        f"{figures['left_out_ms']:g} left out; "
+        + (f"mean ± standard deviation of {seeds} seeds" if seeds > 1 else "one seed")
+        + f", and the difference to {reference}")  # fmt: skip
     say(", ".join(f"{result['simulator']} {result['version']}" for result in results))
     table = Table("", "")
     for heading in ("rate [Hz]", "", "CV of intervals", ""):
@@ -290,7 +291,8 @@ def print_tables(figures: dict[str, Any]) -> None:
         for result in results:
             row, cells = result["populations"][i], []
             for key, digits in (("rate_hz", 2), ("cv", 3)):
-                cells.append(f"{row[key]:.{digits}f} ± {row[f'{key}_sd']:.{digits}f}")
+                spread = f" ± {row[f'{key}_sd']:.{digits}f}" if seeds > 1 else ""
+                cells.append(f"{row[key]:.{digits}f}{spread}")
                 cells.append(f"{100 * row[f'{key}_difference']:+.2f} %")
             table.add_row(row["population"].partition("@")[0], result["simulator"], *cells)
         table.add_section()
@@ -298,7 +300,7 @@ def print_tables(figures: dict[str, Any]) -> None:
     spikes, cost = Table(), Table()
     for table, headings in (
         (spikes, ("spikes", f"also in {reference}", "first difference")),
-        (cost, ("alone [ms]", "in the run [ms]", "ratio", "exchange", "lock step [ms]")),
+        (cost, ("alone, ms", "in the run, ms", "ratio", "exchange", "lock step, ms")),
     ):
         table.add_column("", no_wrap=True)
         for heading in headings:
@@ -313,7 +315,7 @@ def print_tables(figures: dict[str, Any]) -> None:
     console.print(spikes)
     say("A window, by wall time: of the simulator alone on the recorded input; of the spiking program in the run, not "
         "waiting for TVB, which computes at the same time; how much of that it exchanges, by what it simulates; of the "
-        f"lock step of both. {figures['cores']} cores, medians of the seeds.")  # fmt: skip
+        f"lock step of both. Medians, {figures['cores']} cores.")  # fmt: skip
     console.print(cost)
     say(verdict(figures), style="bold")
 
