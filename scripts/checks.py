@@ -1,21 +1,26 @@
 """``scripts/test``: what has to hold before a commit, in an environment of its own; arguments go to pytest.
 
-Runs in the bootstrap's own Python, on the standard library alone. After the suite it looks for what the tests may have
-left: names in /dev/shm, and processes, which it knows by a mark in their environment.
+Runs in the bootstrap's own Python, on the standard library alone. After the suite it says in a line what was skipped
+and why, and looks for what the tests may have left: names in /dev/shm, and processes, which it knows by a mark in their
+environment.
 """
 
 from __future__ import annotations
 
+import ast
 import os
 import subprocess
+import tempfile
 import time
 import uuid
+import xml.etree.ElementTree
+from collections import Counter
 from pathlib import Path
 
 from ..bridges.errors import EnvironmentFailed
 from . import environments
 
-ENVIRONMENT = "tvb+nest+test"
+ENVIRONMENT = "tvb+nest+annarchy+netpyne+test"  # all in one, so that a test may use any of them
 FOLDERS = ("bridges", "transformers", "tvb_side", "spikenet_side", "scripts")
 SHARED_MEMORY = Path("/dev/shm")
 PREFIX = "tvls-"  # of every segment and semaphore of the toolkit
@@ -25,8 +30,6 @@ MARK = "LOCKSTEP_TEST_RUN"
 def main(arguments: list[str]) -> int:
     if not environments.in_checkout():
         raise EnvironmentFailed("The checks need a checkout, with its tests; this is an installed package.")
-    for name in ("tvb", "nest"):  # the scenarios start programs in them
-        environments.ensure(name)
     python = str(environments.ensure(ENVIRONMENT))
     mark = uuid.uuid4().hex
     environ = {**os.environ, MARK: mark, "MYPYPATH": str(_import_root())}
@@ -34,15 +37,18 @@ def main(arguments: list[str]) -> int:
 
     packages = [argument for folder in FOLDERS for argument in ("-p", f"tvb_lockstep.{folder}")]
     results = {}
-    for name, command in {
-        "ruff": [python, "-m", "ruff", "check", "."],
-        "mypy": [python, "-m", "mypy", *packages],
-        "pytest": [python, "-m", "pytest", *arguments],
-    }.items():
-        environments.say(f"\n== {name}")
-        started = time.monotonic()
-        code = subprocess.run(command, cwd=environments.ROOT, env=environ, stdin=subprocess.DEVNULL).returncode
-        results[name] = ("passed" if code == 0 else f"FAILED (exit code {code})", time.monotonic() - started)
+    with tempfile.TemporaryDirectory(prefix="lockstep-test-") as scratch:
+        told = Path(scratch, "tests.xml")
+        for name, command in {
+            "ruff": [python, "-m", "ruff", "check", "."],
+            "mypy": [python, "-m", "mypy", *packages],
+            "pytest": [python, "-m", "pytest", f"--junit-xml={told}", *arguments],
+        }.items():
+            environments.say(f"\n== {name}")
+            started = time.monotonic()
+            code = subprocess.run(command, cwd=environments.ROOT, env=environ, stdin=subprocess.DEVNULL).returncode
+            results[name] = ("passed" if code == 0 else f"FAILED (exit code {code})", time.monotonic() - started)
+        skipped = _skipped(told)
     started = time.monotonic()
     left = _left_behind(mark, before)
     results["nothing left behind"] = ("FAILED" if left else "passed", time.monotonic() - started)
@@ -52,7 +58,23 @@ def main(arguments: list[str]) -> int:
         environments.say(f"  {line}")
     for name, (result, seconds) in results.items():
         environments.say(f"  {name:<20} {result}, {seconds:.0f} s")
+    environments.say(f"  {'skipped':<20} {skipped}")
     return int(any(result != "passed" for result, _ in results.values()))
+
+
+def _skipped(told: Path) -> str:
+    """What was skipped and why, in a line, from pytest's JUnit file."""
+    try:
+        tests = xml.etree.ElementTree.parse(told).iter("skipped")
+    except (OSError, xml.etree.ElementTree.ParseError):
+        return "unknown: pytest came to no end"
+    reasons: Counter[str] = Counter()
+    for test in tests:
+        reason = test.get("message", "")
+        if reason == "collection skipped":  # a whole file; its text is (path, line, reason)
+            reason = "all of a file: " + ast.literal_eval(test.text or "")[2].removeprefix("Skipped: ")
+        reasons[" ".join(reason.split())] += 1
+    return "; ".join(f"{n} ({reason})" for reason, n in reasons.items()) or "nothing"
 
 
 def _import_root() -> Path:

@@ -82,9 +82,10 @@ def test_an_environment_that_is_missing_and_cannot_be_made_says_what_to_do(tmp_p
     for command in ("spikenet", "check"):
         where = [] if command == "check" else ["--run-dir", tmp_path / "run"]
         nowhere = {"LOCKSTEP_ENVS": str(tmp_path / "file" / "envs")}
-        refused = running.lockstep(command, EXPERIMENT, *where, "--simulator", "annarchy", env=nowhere)
+        other = ["--simulator", "annarchy", "--spikenet-env", "ANNarchy==5.0.4.1"]
+        refused = running.lockstep(command, EXPERIMENT, *where, *other, env=nowhere)
         assert refused.code == 7, refused.text
-        assert "annarchy cannot be made: Not a directory" in refused.err and "LOCKSTEP_ENVS" in refused.err
+        assert "cannot be made: Not a directory" in refused.err and "LOCKSTEP_ENVS" in refused.err
     assert not (tmp_path / "run").exists()
 
 
