@@ -488,7 +488,7 @@ class _Report:
     def _raster_figures(self) -> str:
         regions = list(dict.fromkeys(population.region for population in self.populations))
         shown = regions[:MAX_REGIONS]
-        columns = min(2, len(shown))
+        columns = len(shown) if len(shown) <= 3 else 2
         scale, unit = self._time_axis()
         text = ""
         for first in range(0, len(shown), columns):
@@ -501,7 +501,7 @@ class _Report:
                 axes[1, j].set(xlabel=f"time [{unit}]", xlim=(self.begin_ms * scale, self.done_ms * scale))
             highest = max(axis.get_ylim()[1] for axis in axes[1, : len(row)])
             for axis in axes[1, : len(row)]:
-                axis.set_ylim(0, highest)
+                axis.set_ylim(0, 1.15 * highest)  # room for the legend
             for j in range(len(row), columns):
                 axes[0, j].axis("off")
                 axes[1, j].axis("off")
@@ -527,11 +527,19 @@ class _Report:
             names.append(f"{population.name}\n{some}{population.size}")
             base += population.shown + max(1.0, 0.03 * total)
             bottom.stairs(population.rates_hz, population.bins_ms * scale, color=colour, lw=1.1, label=population.name)
-        top.set(title=region, ylim=(base - 0.5, -1.5))
+        top.set(title=self._where(region), ylim=(base - 0.5, -1.5))
         top.set_yticks(ticks, names)
         top.tick_params(axis="y", length=0)
         bottom.set(ylabel="rate [Hz]")
         bottom.legend(loc="upper right", ncols=len(populations), handlelength=1.2)
+
+    def _where(self, region: str) -> str:
+        """The region, and with several spiking programs the one that computes it."""
+        programs = self.contract.spikenet if self.contract is not None else {}
+        for name, about in programs.items():
+            if len(programs) > 1 and any(region == each for each, _, _ in about["populations"]):
+                return f"{region} ({name}: {about['simulator']})"
+        return region
 
     def _rate_table(self) -> str:
         rows = [
@@ -566,7 +574,9 @@ class _Report:
             fig.legend(handles, labels, loc="outside right upper", handlelength=1.4)
         caption = f"Transformer {channel.transformer}: {results.equation(channel)}. {spread}".strip()
         caption += self._excerpt("Shown are")
-        direction = f"{channel.producer} → {channel.consumer}"
+        voi, populations = ", ".join(channel.voi), ", ".join(channel.populations)
+        what = f"{voi} → {populations}" if channel.producer == "tvb" else f"{populations} → {voi}"
+        direction = f"{channel.producer} → {channel.consumer}: {what}"
         return f"<h3>{_text(direction)} <small>{_text(channel.name)}</small></h3>" + _figure(
             fig, f"Channel {channel.name} before and after the transformer", caption
         )
