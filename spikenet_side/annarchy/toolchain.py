@@ -6,30 +6,26 @@ Nothing here imports ANNarchy before it is asked to; `requirements` runs where t
 from __future__ import annotations
 
 import contextlib
-import fcntl
 import functools
 import hashlib
 import importlib
 import importlib.metadata
 import io
 import json
-import os
 import platform
 import shutil
-import stat
 import subprocess
 import sys
 import sysconfig
 import tempfile
-import time
-from collections.abc import Iterator
 from pathlib import Path
 from types import ModuleType
 from typing import Any
 
 import numpy as np
 
-from ...bridges.errors import EnvironmentFailed
+from ...bridges.errors import EnvironmentFailed, ExperimentError
+from ..cache import made_once
 
 SUPPORTED = "ANNarchy 5 (written for 5.0.4)"
 INSTALL = "Debian, Ubuntu: apt install g++ cmake make python3-dev; Fedora: dnf install gcc-c++ cmake make python3-devel"
@@ -111,30 +107,6 @@ def seed_distributions(seed: int) -> None:
 # ------------------------------------------------------------------------------------------------------ the cache
 
 
-def cache_folder() -> Path:
-    """Where compiled networks are kept: ``$XDG_CACHE_HOME/tvb-lockstep/annarchy``, by default below ``~/.cache``.
-
-    Raises EnvironmentFailed when it cannot be made, or others could have put something into it: code is loaded from it.
-    """
-    root = os.environ.get("XDG_CACHE_HOME", "")
-    folder = (Path(root) if os.path.isabs(root) else Path.home() / ".cache") / "tvb-lockstep" / "annarchy"
-    try:
-        folder.mkdir(mode=0o700, parents=True, exist_ok=True)
-        status = folder.stat()
-    except OSError as error:
-        raise EnvironmentFailed(
-            f"{folder}, for compiled networks, cannot be made: {error.strerror}. Set XDG_CACHE_HOME to a folder that "
-            f"this user can write to."
-        ) from None
-    if status.st_uid != os.getuid() or stat.S_IMODE(status.st_mode) & 0o077:
-        raise EnvironmentFailed(
-            f"{folder} belongs to user {status.st_uid} with mode {stat.S_IMODE(status.st_mode):04o}: compiled networks "
-            f"are loaded from it, so that it must be this user's alone. Remove it, or chmod 700 it if all in it is "
-            f"yours."
-        )
-    return folder
-
-
 @functools.cache
 def _machine() -> str:
     """What decides the library besides the sources: compiler, Python, and the processor (ANNarchy compiles for it)."""
@@ -150,33 +122,32 @@ def _machine() -> str:
 def instantiate(network: Any) -> None:
     """Compile `network`, or take what was compiled for the same sources before, and make its objects in C++.
 
-    Raises EnvironmentFailed with the compiler's first error, and the file that has all it said.
+    Raises EnvironmentFailed with the compiler's first error, and the file that has all it said; ExperimentError for a
+    projection without synapses.
     """
     from ANNarchy.extensions.bold.NormProjection import _update_num_aff_connections
     from ANNarchy.generator import Compiler
 
-    folder = cache_folder()
-    with _temporary_in(folder) as work:
-        sources = _generate(network, work)
+    with tempfile.TemporaryDirectory(prefix="lockstep-annarchy-") as work:
+        sources = _generate(network, Path(work))
         digest = hashlib.sha256(_machine().encode())
         for source in sorted(sources.iterdir()):
             if source.suffix != ".log":
                 digest.update(f"\0{source.name}\0".encode() + source.read_bytes())
         key = digest.hexdigest()[:32]
-        module = _loaded.get(key)
-        if module is None:
-            with _locked(folder / f"{key}.lock"):
-                if not (folder / key / LIBRARY).is_file():
-                    _build(sources, work, folder / key, network.id)
-    name = f"ANNarchyWrapper{network.id}"
+        folder = made_once("annarchy", key, lambda target: _build(sources, target, key, network.id))
+    module = _loaded.get(key)
     if module is None:
-        module = _loaded[key] = Compiler.load_cython_lib(name, str(folder / key / LIBRARY))
+        name = f"ANNarchyWrapper{network.id}"
+        module = _loaded[key] = Compiler.load_cython_lib(name, str(folder / LIBRARY))
+    for projection in network.get_projections():
+        _refuse_empty(projection)
     # Of ANNarchy's compile() the last part: bind the objects in Python to those in C++. It loads the library itself,
     # from a file whose name it makes up.
     load = Compiler.load_cython_lib
     Compiler.load_cython_lib = lambda *_: module
     try:
-        network.directory = str(folder / key)
+        network.directory = str(folder)
         network.compiled = True
         Compiler._instantiate(network.id, cuda_config={"device": 0}, user_config={})
         _update_num_aff_connections(network.id)
@@ -205,15 +176,16 @@ def _generate(network: Any, work: Path) -> Path:
     return sources
 
 
-def _build(sources: Path, work: Path, target: Path, net_id: int) -> None:
-    """Compile `sources` to ``target/network.so``, in one step for all who look: `target` exists when it is complete."""
+def _build(sources: Path, target: Path, key: str, net_id: int) -> None:
+    """Compile `sources` to ``target/network.so``."""
     print("compiling the network for ANNarchy (the first time; half a minute or more) …", file=sys.stderr, flush=True)
     make_file = sources / "CMakeLists.txt"
     # nanobind keeps the classes of all modules of one domain together: another network in this process has its own
-    text = make_file.read_text().replace("NB_DOMAIN ${WRAPPER_NAME}", f"NB_DOMAIN lockstep_{target.name}")
+    text = make_file.read_text().replace("NB_DOMAIN ${WRAPPER_NAME}", f"NB_DOMAIN lockstep_{key}")
     make_file.write_text(text)
-    build = work / "build" / "net"
-    output = work / OUTPUT
+    above = target / "build"
+    build = above / "below" / "net"  # ANNarchy's makefile leaves a copy of the library two folders up
+    output = target / OUTPUT
     commands = (
         ["cmake", "-S", str(sources), "-B", str(build), "-DCMAKE_BUILD_TYPE=Release", "-DUSE_PROFILE=OFF",
          f"-DPython_EXECUTABLE={sys.executable}"],
@@ -223,20 +195,15 @@ def _build(sources: Path, work: Path, target: Path, net_id: int) -> None:
         for command in commands:
             log.write(f"$ {' '.join(command)}\n".encode())
             log.flush()
-            done = subprocess.run(command, stdin=subprocess.DEVNULL, stdout=log, stderr=subprocess.STDOUT, cwd=work)
+            done = subprocess.run(command, stdin=subprocess.DEVNULL, stdout=log, stderr=subprocess.STDOUT, cwd=target)
             if done.returncode != 0:
-                raise _failed(command[0], output, target)
-    library = build / f"ANNarchyWrapper{net_id}.so"
-    done_folder = work / "done"
-    done_folder.mkdir(mode=0o700)
-    library.rename(done_folder / LIBRARY)
-    output.rename(done_folder / OUTPUT)
-    done_folder.rename(target)
+                raise _failed(command[0], output, target.parent / f"{key}.failed.log")
+    (build / f"ANNarchyWrapper{net_id}.so").rename(target / LIBRARY)
+    shutil.rmtree(above)
 
 
-def _failed(tool: str, output: Path, target: Path) -> EnvironmentFailed:
+def _failed(tool: str, output: Path, kept: Path) -> EnvironmentFailed:
     """The error of a failed build; what the tools said is kept beside the cache."""
-    kept = target.parent / f"{target.name}.failed.log"
     shutil.copyfile(output, kept)
     lines = [line for line in output.read_text(errors="replace").splitlines() if "rror" in line]
     return EnvironmentFailed(
@@ -245,27 +212,18 @@ def _failed(tool: str, output: Path, target: Path) -> EnvironmentFailed:
     )
 
 
-@contextlib.contextmanager
-def _temporary_in(folder: Path) -> Iterator[Path]:
-    """A folder of our own below `folder`, on the same file system as what it is moved to. Gone at the end; and those
-    that a killed program left are gone after a day."""
-    for old in folder.glob("work-*"):
-        with contextlib.suppress(OSError):
-            if time.time() - old.stat().st_mtime > 86_400:
-                shutil.rmtree(old, ignore_errors=True)
-    work = Path(tempfile.mkdtemp(prefix="work-", dir=folder))
-    try:
-        yield work
-    finally:
-        shutil.rmtree(work, ignore_errors=True)
+def _refuse_empty(projection: Any) -> None:
+    """ANNarchy makes the synapses when it makes its objects in C++, where most projections without any crash it."""
+    method = projection._connection_method
 
+    def connect(*arguments: Any) -> Any:
+        synapses = method(*arguments)
+        if synapses.nb_synapses == 0:
+            raise ExperimentError(
+                f"The projection from {projection.pre.name} to {projection.post.name} ({projection.target}) has no "
+                f"synapses, and ANNarchy crashes with such a one. Connect only populations that have synapses."
+            )
+        return synapses
 
-@contextlib.contextmanager
-def _locked(path: Path) -> Iterator[None]:
-    """One program at a time; of two that start at once, one compiles and the other waits. Released at any death."""
-    descriptor = os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
-    try:
-        fcntl.flock(descriptor, fcntl.LOCK_EX)
-        yield
-    finally:
-        os.close(descriptor)
+    if method is not None:
+        projection._connection_method = connect

@@ -11,14 +11,16 @@ from tvb_lockstep.spikenet_side.annarchy import AnnarchyRequest
 
 # iaf_cond_exp (Meffin et al. 2004) in the units of NEST: pF, nS, mV, pA, ms. NEST solves it by Runge-Kutta-Fehlberg
 # 4(5); here the conductances decay exactly, and v relaxes exponentially with the mean of each conductance in the step.
+# As in NEST, what arrives in a step (g_exc, g_inh; ANNarchy forgets them after it) opens a conductance at its end. The
+# names matter: in the refractory period ANNarchy stops every variable but those that begin with g_.
 EQUATIONS = """
-    ex = g_exc * mean_ex
-    inh = g_inh * mean_in
+    ex = g_open_ex * mean_ex
+    inh = g_open_in * mean_in
     C_m * dv/dt = g0 * (E_L - v) + ex * (E_ex - v) + inh * (E_in - v) + i_offset : exponential, init = E_L
-    tau_syn_ex * dg_exc/dt = -g_exc : exponential
-    tau_syn_in * dg_inh/dt = -g_inh : exponential
+    g_open_ex = g_open_ex * decay_ex + g_exc
+    g_open_in = g_open_in * decay_in + g_inh
 """
-NEURON = ("C_m", "E_L", "V_th", "V_reset", "t_ref", "E_ex", "E_in", "tau_syn_ex", "tau_syn_in")
+NEURON = ("C_m", "E_L", "V_th", "V_reset", "t_ref", "E_ex", "E_in")
 TRAINS = 10  # of background for each neuron: a Poisson neuron of ANNarchy fires at most once in a step
 
 
@@ -30,8 +32,10 @@ def build(request: AnnarchyRequest) -> dict[str, dict[str, Any]]:
     p = Params.of(request.params)
     h_ms, net = request.resolution_ms, request.network
     values = {name: p.neuron[name] for name in NEURON} | {"g0": p.neuron["g_L"]}  # what begins with g_ is a synapse
-    for name, tau_ms in (("mean_ex", p.neuron["tau_syn_ex"]), ("mean_in", p.neuron["tau_syn_in"])):
-        values[name] = -math.expm1(-h_ms / tau_ms) * tau_ms / h_ms
+    values["t_ref"] = (round(p.neuron["t_ref"] / h_ms) + 0.5) * h_ms  # ANNarchy cuts t_ref / h off to whole steps
+    for receptor in ("ex", "in"):
+        in_tau = h_ms / p.neuron[f"tau_syn_{receptor}"]
+        values |= {f"decay_{receptor}": math.exp(-in_tau), f"mean_{receptor}": -math.expm1(-in_tau) / in_tau}
     neuron = ANNarchy.Neuron(
         parameters="\n".join([*(f"{name} = {value} : population" for name, value in values.items()), "i_offset = 0.0"]),
         equations=EQUATIONS, spike="v >= V_th", reset="v = V_reset", refractory="t_ref",
@@ -59,6 +63,8 @@ def build(request: AnnarchyRequest) -> dict[str, dict[str, Any]]:
             (I, I, "inh", p.indegree_ii, p.weight_i),
         ):
             # as NEST's fixed_indegree draws them: with replacement, itself included
-            connect(source, target, receptor, draw.integers(source.size, size=(target.size, indegree)), weight)
+            heard = draw.integers(source.size, size=(target.size, indegree))
+            if heard.size:  # ANNarchy has no projections without synapses
+                connect(source, target, receptor, heard, weight)
         network[region] = {"E": E, "I": I}
     return network
