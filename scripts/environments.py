@@ -315,8 +315,8 @@ def interpreter(python: str) -> Interpreter:
             continue
         return Interpreter(base, version)
     raise EnvironmentFailed(
-        f"There is no Python {python!r} for an environment: {'; '.join(refused) or f'nothing on {where}'}. Name one of "
-        f"{_dotted(OLDEST_PYTHON)} or newer on the PATH, such as python3.12, or give its path."
+        f"There is no Python {python!r} for an environment: {'; '.join(refused) or f'nothing on {where}'}. It "
+        f"takes one of {_dotted(OLDEST_PYTHON)} or newer, by its name on the PATH or by its path."
     )
 
 

@@ -97,6 +97,7 @@ def test_an_experiment_is_found_by_folder_file_and_shipped_name(write):
         ("interfaces.tvb_to_spikenet.0.model=CURRENT", "interfaces.tvb_to_spikenet.0.model", "CURRENT"),
         ("tvb.params.a.b=3", "tvb.params.a.b", 3),
         ('environments.spikenet=neuron==8.2.7 netpyne==1.0.7', "environments.spikenet", "neuron==8.2.7 netpyne==1.0.7"),
+        ("environments.python.spikenet=python3.12", "environments.python.spikenet", "python3.12"),
     ],
 )  # fmt: skip
 def test_any_value_can_be_overridden(write, override, key, value):
@@ -139,6 +140,9 @@ def test_an_override_is_validated_like_the_file(write):
         ("exchange.transprt=shm", ["exchange.transprt = 'shm'", "unknown key", "Did you mean 'transport'?", "keep"]),
         ("spikenet.resolutoin=1", ["spikenet.0.resolutoin = 1", "Did you mean 'resolution'?", "threads"]),
         ("nonsense=1", ["nonsense = 1", "unknown key", "duration", "interfaces"]),
+        ("environments.nest=numpy<2", ["environments.nest = 'numpy<2'", "unknown key", "tvb, spikenet, python"]),
+        ("environments.python.cortex=python3.12", ["environments.python.cortex = 'python3.12'", "here: tvb, spikenet"]),
+        ("environments.python.tvb=3.12", ["environments.python.tvb = 3.12", "string"]),
         ("interfaces.tvb_to_spikenet.0.modle=RATE", ["interfaces.tvb_to_spikenet.0.modle", "Did you mean 'model'?"]),
         ("exchange.transport=pigeon", ["exchange.transport = 'pigeon'", "'shm', 'file' or 'memory'"]),
         ("exchange.mode=both", ["exchange.mode = 'both'", "'parallel' or 'serial'"]),

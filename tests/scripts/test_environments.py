@@ -9,6 +9,7 @@ import argparse
 import ast
 import errno
 import importlib
+import importlib.metadata
 import json
 import os
 import shutil
@@ -16,6 +17,7 @@ import signal
 import subprocess
 import sys
 import time
+import tomllib
 import zipfile
 from pathlib import Path
 
@@ -198,6 +200,106 @@ def test_what_is_no_requirement_is_refused(text: str) -> None:
         environments.environment("netpyne", text)
 
 
+@pytest.mark.parametrize(
+    ("sets", "asked", "message"),
+    [
+        ("annarchy", "ANNarchy==4.8.2", "ANNarchy==4.8.2 cannot be used: this toolkit works with ANNarchy<6,>=5."),
+        ("annarchy", "annarchy~=4.8", "annarchy~=4.8 cannot be used"),
+        ("annarchy", "annarchy==4.*", "annarchy==4.* cannot be used"),
+        ("annarchy", "annarchy<5.0.0", "annarchy<5.0.0 cannot be used"),
+        ("annarchy", "annarchy>=6", "annarchy>=6 cannot be used"),
+        ("tvb+nest", "TVB_library==2.8.2", "works with tvb-library>=2.9"),
+        ("tvb", "tvb-library==2.9.2", "as in 'tvb-library==2.9.2 numpy<2', or for tvb-library>=2.10"),
+        ("tvb", "tvb-library<2.10 numpy<2.1", "tvb-library<2.10 works with numpy<2 only"),
+        ("tvb", "tvb-library==2.9.2 numpy==2.0.1", "works with numpy<2 only"),
+    ],
+)
+def test_a_version_that_cannot_work_is_refused_with_what_is_supported(sets: str, asked: str, message: str) -> None:
+    with pytest.raises(EnvironmentFailed) as refused:
+        environments.environment(sets, asked)
+    assert message in str(refused.value)
+
+
+@pytest.mark.parametrize(
+    ("sets", "asked"),
+    [
+        ("annarchy", "annarchy==5.0.3"), ("annarchy", "annarchy<=5.0.4 sympy"), ("annarchy", "annarchy!=5.0.1"),
+        ("tvb", "tvb-library==2.9.2 tvb-contrib==2.9.1 numpy<2"), ("tvb", "tvb-library<2.10,>=2.9 numpy==1.26.4"),
+        ("tvb", "tvb-library~=2.9"), ("tvb", "numpy<2"), ("tvb", "tvb-library==2.10.0"),
+        ("netpyne", "neuron==8.2.7 netpyne==1.0.7"), ("nest", "nest-simulator@file:///some.whl"),
+    ],
+)  # fmt: skip
+def test_a_version_that_may_work_is_taken(sets: str, asked: str) -> None:
+    assert set(asked.split()) <= set(environments.environment(sets, asked).requirements)
+
+
+def test_what_is_installed_is_looked_at_when_a_program_starts(monkeypatch: pytest.MonkeyPatch) -> None:
+    there = {"tvb-library": "2.9.2", "numpy": "2.4.6", "ANNarchy": "4.8.2.7", "netpyne": "1.1.1", "neuron": "9.0.2"}
+    there = {environments.project(name): version for name, version in there.items()}
+
+    def version(name: str) -> str:
+        if name not in there:
+            raise importlib.metadata.PackageNotFoundError(name)
+        return there[name]
+
+    monkeypatch.setattr(importlib.metadata, "version", version)
+    environments.check_installed(["netpyne"])
+    environments.check_installed(["nest"])  # not as a Python package: nothing to look at
+    with pytest.raises(EnvironmentFailed, match=r"In .*: tvb-library==2.9.2 works with numpy<2 only.*env make tvb\."):
+        environments.check_installed(["tvb"])
+    with pytest.raises(EnvironmentFailed, match=r"annarchy==4.8.2.7 cannot be used: this toolkit"):
+        environments.check_installed(["annarchy"])
+
+
+def fake_python(path: Path, version: str) -> Path:
+    """What answers as a Python of that version."""
+    path.parent.mkdir(exist_ok=True)
+    path.write_text(f"#!/bin/sh\necho {version} {path}\n")
+    path.chmod(0o700)
+    return path
+
+
+def test_another_python_has_an_environment_of_its_own(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    environments.interpreter.cache_clear()
+    python = fake_python(tmp_path / "bin" / "python3.77", "3 77")
+    monkeypatch.setenv("PATH", f"{tmp_path / 'nothing'}{os.pathsep}{python.parent}")
+    named, by_path = (environments.environment("nest", "", text) for text in ("python3.77", str(python)))
+    assert named == by_path
+    assert named.name.startswith("nest-py3.77-")
+    assert named.interpreter == str(python)
+    with_version = environments.environment("nest", "nest-simulator==3.10.0", "python3.77")
+    assert len({environments.environment("nest").name, named.name, with_version.name}) == 3
+    assert environments.running(sys.executable) and not environments.running("python3.77")
+
+
+def test_a_python_that_cannot_be_used_is_refused_with_what_was_found(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    environments.interpreter.cache_clear()
+    old = fake_python(tmp_path / "bin" / "python3.10", "3 10")
+    shim = tmp_path / "bin" / "python3.78"
+    shim.write_text("#!/bin/sh\necho 'no version is set' >&2\nexit 127\n")
+    shim.chmod(0o700)
+    monkeypatch.setenv("PATH", str(old.parent))
+    oldest = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]["requires-python"]
+    assert oldest == ">=" + ".".join(map(str, environments.OLDEST_PYTHON))
+    for python, found in (
+        ("python3.10", f"{old} is Python 3.10"), ("python3.78", f"{shim} does not run (no version is set)"),
+        ("python3.79", "nothing on the PATH"), (str(tmp_path / "none"), "nothing on that path"),
+    ):  # fmt: skip
+        with pytest.raises(EnvironmentFailed) as refused:
+            environments.environment("nest", "", python)
+        assert f"There is no Python {python!r} for an environment: {found}. It takes one of 3.11" in str(refused.value)
+        assert "\n" not in str(refused.value)
+
+
+def test_one_process_cannot_have_two_pythons() -> None:
+    table = {"python": {"tvb": "python3.11", "cortex": "python3.12"}}
+    assert environments.asked_of_all(table, ["tvb", "other"]) == ("", "python3.11")
+    with pytest.raises(ExperimentError, match=r"one Python, .* python3.11 \(tvb\), python3.12 \(cortex\)\. Use"):
+        environments.asked_of_all(table, ["tvb", "cortex"])
+
+
 def test_a_moved_checkout_a_removed_interpreter_and_half_a_marker_are_noticed(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -314,6 +416,26 @@ def experiments(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
 )
 def test_a_command_line_needs_these_environments(line: str, expected: list, experiments: Path) -> None:
     assert [(name, asked.requirements) for name, asked in bootstrap.needed(line.split())] == expected
+
+
+@pytest.mark.parametrize(
+    ("line", "expected"),
+    [
+        ("run two.toml --tvb-python python3.13 --tvb-env numpy<2", ["tvb numpy<2 python3.13", "nest", "annarchy"]),
+        ("run two.toml --spikenet-python python3.12", ["tvb", "nest python3.12", "annarchy python3.12"]),
+        ("run two.toml --set environments.cortex=nest-simulator==3.10.0", ["tvb", "nest " + PINNED, "annarchy"]),
+        ("run two.toml --set environments.python.ganglia=/a/python", ["tvb", "nest", "annarchy /a/python"]),
+        ("run two.toml --spikenet-env sympy --set environments.ganglia=attrs", ["tvb", "nest sympy", "annarchy attrs"]),
+        ("spikenet two.toml --name cortex --set environments.cortex=sympy", ["nest sympy"]),
+        ("spikenet two.toml --name ganglia --set environments.cortex=sympy", ["annarchy"]),
+        ("bridge two.toml --spikenet-python python3.12", ["tvb"]),
+        ("run one.toml --set exchange.transport=memory --tvb-python python3.12", [f"tvb+nest {PINNED} python3.12"]),
+        ("run two.toml --tvb-env sympy --set environments.cortex=sympy --set exchange.transport=memory",
+         ["tvb+nest+annarchy sympy"]),
+    ],
+)  # fmt: skip
+def test_versions_and_pythons_are_those_of_the_program(line: str, expected: list, experiments: Path) -> None:
+    assert [" ".join(filter(None, [name, *asked])) for name, asked in bootstrap.needed(line.split())] == expected
 
 
 @pytest.mark.parametrize(
