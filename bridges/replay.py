@@ -77,10 +77,14 @@ class Recorded:
             )
         self.windows = self.contract.grid.n_windows
         bounding = self.inputs or exchanged  # a side that takes nothing is checked as far as it was heard
+        damage = None
         for name in exchanged:
             with self.logs[name].open().verified() as index:
+                damage = damage or index.damage
                 if name in bounding or index.damage is not None:
                     self.windows = min(self.windows, len(index))
+        if self.windows == 0 and damage is not None:
+            raise damage
         if self.windows == 0:
             raise RunDirectoryError(
                 f"{run_dir} recorded no window of {' and '.join(bounding)}: the run ended before. Run the "

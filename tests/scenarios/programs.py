@@ -159,8 +159,11 @@ def _misbehave(name: str, experiment: str, run_dir: str, overrides: list[str], f
 
     class Faulty(Session):
         def publish(self, what: str, content: dict[str, Any]) -> dict[str, Any]:
+            nonlocal fault
             if fault in (f"die before {what}", f"stop before {what}"):
-                os.kill(os.getpid(), signal.SIGKILL if fault.startswith("die") else signal.SIGSTOP)
+                number = signal.SIGKILL if fault.startswith("die") else signal.SIGSTOP
+                fault = ""  # "ready" is published more than once
+                os.kill(os.getpid(), number)
             if what == "hello" and fault.startswith("wire"):
                 content = {**content, "toolkit": "9.9", "wire_versions": [int(fault.split()[1])]}
             return super().publish(what, content)

@@ -262,7 +262,7 @@ def test_another_version_of_the_simulator_is_a_matter_of_one_option(run_once, mo
     class Replaced(BaseException):
         """In place of os.execv, which does not come back."""
 
-    def ensure(name: str, requirements: str = "") -> Path:
+    def ensure(name: str, requirements: str = "", python: str = "") -> Path:
         asked.append((name, requirements))
         return Path("/elsewhere/bin/python")
 

@@ -36,7 +36,7 @@ def content_of(found: dict[str, tuple[int, int, int, bytes]]) -> dict[str, bytes
 def segments_of(run_dir: Path) -> set[str]:
     """The rings and semaphores of this run in /dev/shm."""
     run_id = bytes.fromhex(json.loads((run_dir / "run.json").read_text())["run_id"])
-    prefix = _name(run_id, 0)[1:-1]
+    prefix = _name(run_id, 0, "")[1:-1]
     return {name for name in os.listdir("/dev/shm") if name.removeprefix("sem.").startswith(prefix)}
 
 
@@ -206,11 +206,11 @@ def test_a_disk_that_fills_up_in_the_middle_ends_both_with_a_message(mounted, tm
 
 
 def stalled(run_dir: Path, tmp_path: Path, name: str) -> tuple[Terminal, Terminal]:
-    """A run whose spiking program was stopped just before it is ready: the rings are there, and nobody has attached."""
+    """A run whose spiking program was stopped just before it is ready: TVB's ring is there, and nobody has attached."""
     spikenet = programs.double(EXPERIMENT, run_dir, ENDLESS, "stop before ready", tmp_path / f"{name} spikenet")
     tvb = programs.program("tvb", EXPERIMENT, run_dir, ENDLESS, tmp_path / f"{name} tvb")
     running.wait_until((run_dir / "peers" / "tvb.ready.json").exists, "readiness of tvb")
-    running.wait_until(lambda: len(segments_of(run_dir)) == 6, "two rings with their semaphores")
+    running.wait_until(lambda: len(segments_of(run_dir)) == 3, "a ring with its semaphores")
     return spikenet, tvb
 
 
@@ -221,7 +221,7 @@ def test_a_run_killed_before_its_first_window_is_cleaned_up_by_the_next_and_anot
         each.send(signal.SIGKILL)
         each.end()
     left, of_others = segments_of(dead), segments_of(live)
-    assert len(left) == 6, "both were killed, so that nobody has cleaned up"
+    assert len(left) == 3, "both were killed, so that nobody has cleaned up"
     running.run(EXPERIMENT, dead, SHORT)  # without --overwrite
     assert running.provenance(dead)["complete"]
     assert not left & set(os.listdir("/dev/shm"))
