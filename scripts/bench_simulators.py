@@ -75,12 +75,14 @@ def bench(
     simulators: list[str], seeds: int, duration_ms: float, neurons: int | None, tell: Callable[[str], None]
 ) -> dict[str, Any]:
     """The figures, ready for JSON. neurons: of the network; None: as the experiment has it."""
+    if seeds < 1:
+        raise LockstepError(f"bench: --seeds {seeds}: there must be at least 1.")
     values: dict[str, object] = {"duration": duration_ms}
     if neurons is not None:
         values["spikenet.params.neurons"] = neurons
     found: dict[str, list[Found]] = {name: [] for name in simulators}
     for seed in range(1, seeds + 1):
-        for name in simulators:
+        for name in found:
             tell(f"seed {seed} of {seeds}, {name} …")
             found[name].append(one_run(name, values | {"seed": seed}))
     return figures_of(found, duration_ms)

@@ -97,6 +97,15 @@ def test_the_same_spikes_are_counted_and_too_large_a_difference_is_a_failure(cap
     assert "rate_hz of E@V1: netpyne 9.4, nest 10" in capsys.readouterr().out
 
 
+def test_no_seeds_are_refused_and_a_simulator_named_twice_is_run_once(capsys, monkeypatch):
+    asked = []
+    monkeypatch.setattr(bench_simulators, "one_run", lambda name, _: asked.append(name) or found(9.0, 0.5, [(1, 1)]))
+    assert main(["bench", "simulators", "--seeds", "0"]) != 0
+    assert "--seeds 0: there must be at least 1" in capsys.readouterr().err
+    assert main(["bench", "simulators", "--seeds", "2", "--simulators", "nest", "nest"]) == 0
+    assert asked == ["nest", "nest"]  # once for each seed
+
+
 @pytest.mark.skipif(
     any(importlib.util.find_spec(name) is None for name in ("tvb", "nest")), reason="needs TVB and NEST in one place"
 )
