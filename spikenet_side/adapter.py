@@ -7,6 +7,7 @@ half-open ``[t0, t1)``, a spike of tick t lies in ``[t, t + resolution)``.
 from __future__ import annotations
 
 import math
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from typing import Any, Protocol
 
@@ -16,7 +17,7 @@ from ..bridges.contract import Channel, Edge
 from ..bridges.errors import ExperimentError, LockstepError
 from ..bridges.experiment import SpikenetSection
 from ..bridges.frame import Payload, Spikes
-from ..bridges.grid import Grid
+from ..bridges.grid import Grid, to_ns
 
 
 @dataclass(frozen=True)
@@ -112,8 +113,55 @@ class SpikingSimulator(Protocol):
         """Let go of everything; also after `open` or `connect` has raised. Another `open` may follow in the process."""
 
 
-def check_input(channel: Channel, payload: Payload, first_step: int, end_step: int, now: int, grid: Grid) -> None:
-    """Refuse a payload that is not the whole input of the window ``[first_step, end_step)``, the one after step `now`.
+def steps_of(section: SpikenetSection, grid: Grid) -> tuple[int, int]:
+    """The simulator's step [ns], and how many of them make one of TVB's. Raises ExperimentError when no whole number
+    does, or the step is not one of ticks."""
+    step_ns = to_ns(section.resolution, f"resolution of {section.name}")
+    dt_ns = grid.dt_ticks * grid.tick_ns
+    if dt_ns % step_ns or step_ns % grid.tick_ns:
+        raise ExperimentError(
+            f"resolution of {section.name} = {section.resolution} ms does not divide TVB's dt = {grid.dt_ms} ms, "
+            f"or is not a multiple of the tick of {grid.tick_ms} ms."
+        )
+    return step_ns, dt_ns // step_ns
+
+
+def each_population(
+    network: Any, regions: tuple[str, ...], refuse: Callable[[str], ExperimentError]
+) -> Iterator[tuple[str, str, Any]]:
+    """Region, name and what stands for the population, of a ``{region: {name: …}}`` that `build` returned, in the order
+    of `regions`. Raises ``refuse(what was found)`` for a dictionary that is not of that form."""
+    if not isinstance(network, dict):
+        raise refuse(f"the build function returned {shown(network)}")
+    if missing := [region for region in regions if region not in network]:
+        raise refuse(f"the build function returned nothing for {', '.join(missing)}")
+    if unknown := [str(region) for region in network if region not in regions]:
+        raise refuse(f"the build function returned regions that are not of this program: {', '.join(unknown)}")
+    for region in regions:
+        if not isinstance(network[region], dict) or not network[region]:
+            raise refuse(f"the build function returned {shown(network[region])} for region {region}")
+        for name, made in network[region].items():
+            if not isinstance(name, str):
+                raise refuse(f"the build function returned {shown(made)} for population {name!r} of {region}")
+            yield region, name, made
+
+
+def shown(value: Any) -> str:
+    """A value as messages show it: what it is, and the beginning of what it says."""
+    if hasattr(value, "__len__") and len(value) == 0:
+        return f"an empty {type(value).__name__}"
+    try:
+        return f"{type(value).__name__} {str(value)[:60]!r}"
+    except Exception:  # a view of one neuron of ANNarchy cannot say what it is
+        return type(value).__name__
+
+
+def check_input(
+    channel: Channel, payload: Payload, first_step: int, end_step: int, now: int, fed: dict[str, tuple[int, int]],
+    grid: Grid,
+) -> None:  # fmt: skip
+    """Refuse a payload that is not the whole input of the window ``[first_step, end_step)``, the one after step `now`,
+    or that came before. fed: by input channel the window that it was last given, ``(0, 0)`` at first.
 
     Dense: (n_steps, n_groups) finite values, rates not negative. Spikes: ticks in the window, senders that exist.
     Raises LockstepError with what was expected and what was found.
@@ -127,6 +175,8 @@ def check_input(channel: Channel, payload: Payload, first_step: int, end_step: i
 
     if first_step != now or end_step <= first_step:
         raise refuse(f"this is not the next window; the simulator stands at step {now}")
+    if fed[channel.name] == (first_step, end_step):
+        raise refuse("its input for this window came before")
     if isinstance(payload, Spikes) != (channel.out.kind == "spikes"):
         raise refuse(f"expected a payload of kind {channel.out.kind!r}, found {type(payload).__name__}")
     if isinstance(payload, Spikes):
@@ -151,6 +201,16 @@ def check_input(channel: Channel, payload: Payload, first_step: int, end_step: i
             f"{payload[row, column]} {channel.out.unit} for {channel.out.labels[column]} at step {first_step + row}; "
             f"expected a finite value" + (", not negative" if channel.model == "RATE" else "")
         )
+
+
+def check_run(simulator: str, first_step: int, end_step: int, now: int, fed: dict[str, tuple[int, int]]) -> None:
+    """Refuse to run another window than the next one, or one without all of its input: what was given for an earlier
+    window would silently go on. Raises LockstepError."""
+    if first_step != now or end_step <= first_step:
+        raise LockstepError(f"{simulator} stands at step {now} and cannot run [{first_step}, {end_step}).")
+    for name, window in fed.items():
+        if window != (first_step, end_step):
+            raise LockstepError(f"channel {name}: its input for steps [{first_step}, {end_step}) is missing.")
 
 
 def find_population(label: str, populations: tuple[Population, ...], where: str) -> Population:

@@ -8,11 +8,10 @@ from typing import Any
 import numpy as np
 
 from ..bridges.contract import Channel
-from ..bridges.errors import LockstepError
 from ..bridges.experiment import SpikenetSection
 from ..bridges.frame import Payload, Spikes
 from ..bridges.grid import Grid, to_ns
-from .adapter import Connectome, Population, check_input, delay_steps, edge_name, find_population
+from .adapter import Connectome, Population, check_input, check_run, delay_steps, edge_name, find_population
 
 
 @dataclass(frozen=True)
@@ -96,9 +95,7 @@ class Null:
             self._dynamics = _Dynamics([self._neurons[p.name] for p in self.populations], self._resolution_ms)
 
     def feed(self, channel: Channel, payload: Payload, first_step: int, end_step: int) -> None:
-        check_input(channel, payload, first_step, end_step, self._now, self._grid)
-        if self._fed[channel.name] == (first_step, end_step):
-            raise LockstepError(f"channel {channel.name}: its input for steps [{first_step}, {end_step}) came before.")
+        check_input(channel, payload, first_step, end_step, self._now, self._fed, self._grid)
         self.fed[channel.name] = payload
         self._fed[channel.name] = (first_step, end_step)
         self.counters[channel.name] += len(payload) if isinstance(payload, Spikes) else payload.size
@@ -118,11 +115,7 @@ class Null:
                 edge.arriving[rows] += np.repeat(payload[:, edge.group], self._dt_steps)[:, None] * mv_per_pa
 
     def run(self, first_step: int, end_step: int) -> None:
-        if first_step != self._now or end_step <= first_step:
-            raise LockstepError(f"Null stands at step {self._now} and cannot run [{first_step}, {end_step}).")
-        for name, fed in self._fed.items():
-            if fed != (first_step, end_step):
-                raise LockstepError(f"channel {name}: its input for steps [{first_step}, {end_step}) is missing.")
+        check_run("Null", first_step, end_step, self._now, self._fed)
         self._now = end_step
         self._window = (first_step, end_step)
         if self._neurons is not None:

@@ -18,8 +18,20 @@ from ...bridges.contract import Channel
 from ...bridges.errors import ExperimentError, LockstepError
 from ...bridges.experiment import SpikenetSection
 from ...bridges.frame import Payload, Spikes
-from ...bridges.grid import Grid, to_ns
-from ..adapter import BuildRequest, Connectome, Population, check_input, delay_steps, edge_name, find_population
+from ...bridges.grid import Grid
+from ..adapter import (
+    BuildRequest,
+    Connectome,
+    Population,
+    check_input,
+    check_run,
+    delay_steps,
+    each_population,
+    edge_name,
+    find_population,
+    shown,
+    steps_of,
+)
 from . import exchange
 from .toolchain import check_requirements, import_annarchy, instantiate, seed_distributions
 
@@ -74,20 +86,13 @@ class Annarchy:
         from ANNarchy.intern.ConfigManagement import ConfigManager
 
         self._section, self._grid = section, grid
-        self._step_ns = to_ns(section.resolution, f"resolution of {section.name}")
-        dt_ns = grid.dt_ticks * grid.tick_ns
-        if dt_ns % self._step_ns or self._step_ns % grid.tick_ns:
-            raise ExperimentError(
-                f"resolution of {section.name} = {section.resolution} ms does not divide TVB's dt = {grid.dt_ms} ms, "
-                f"or is not a multiple of the tick of {grid.tick_ms} ms."
-            )
+        self._step_ns, self._dt_steps = steps_of(section, grid)
         if section.threads != 1:
             raise ExperimentError(
                 f"threads of {section.name} = {section.threads}: ANNarchy runs with one thread here; its threads wait "
                 f"by spinning, and take the cores of the other programs. Leave spikenet.threads out."
             )
         self._step_ticks = self._step_ns // grid.tick_ns
-        self._dt_steps = dt_ns // self._step_ns
         self._seed, self._now = seed, 0  # TVB steps done
         self.min_delay_ms = section.min_delay or section.resolution
 
@@ -126,34 +131,23 @@ class Annarchy:
                 f"in {{{regions[0]!r}: {{'E': request.network.create(100, ANNarchy.IF_cond_exp)}}}}."
             )
 
-        if not isinstance(made, dict):
-            raise refuse(f"the build function returned {_shown(made)}")
-        missing = [region for region in regions if region not in made]
-        unknown = [str(region) for region in made if region not in regions]
-        if missing:
-            raise refuse(f"the build function returned nothing for {', '.join(missing)}")
-        if unknown:
-            raise refuse(f"the build function returned regions that are not of this program: {', '.join(unknown)}")
         populations: list[Population] = []
         nodes: list[Any] = []
         from ANNarchy.core.Population import Population as AnnarchyPopulation
 
-        for region in regions:
-            if not isinstance(made[region], dict) or not made[region]:
-                raise refuse(f"the build function returned {_shown(made[region])} for region {region}")
-            for name, node in made[region].items():
-                where = f"for population {name!r} of {region}"
-                if not isinstance(name, str) or not isinstance(node, AnnarchyPopulation):
-                    raise refuse(f"the build function returned {_shown(node)} {where}")
-                if node.net_id != self._network.id:
-                    raise refuse(f"the build function returned a population of another network {where}")
-                if node.neuron_type.type != "spike":
-                    raise refuse(f"the build function returned a population without spikes {where}")
-                if any(node is other for other in nodes):
-                    twice = populations[next(i for i, other in enumerate(nodes) if node is other)].label
-                    raise refuse(f"the same population is returned twice: {twice}, {name}@{region}")
-                populations.append(Population(region, name, node.size))
-                nodes.append(node)
+        for region, name, node in each_population(made, regions, refuse):
+            where = f"for population {name!r} of {region}"
+            if not isinstance(node, AnnarchyPopulation):
+                raise refuse(f"the build function returned {shown(node)} {where}")
+            if node.net_id != self._network.id:
+                raise refuse(f"the build function returned a population of another network {where}")
+            if node.neuron_type.type != "spike":
+                raise refuse(f"the build function returned a population without spikes {where}")
+            if any(node is other for other in nodes):
+                twice = populations[next(i for i, other in enumerate(nodes) if node is other)].label
+                raise refuse(f"the same population is returned twice: {twice}, {name}@{region}")
+            populations.append(Population(region, name, node.size))
+            nodes.append(node)
         self.populations = tuple(populations)
         return nodes
 
@@ -260,9 +254,7 @@ class Annarchy:
         later, in the step j of TVB. SPIKES: ticks in the window; one that lies inside a step of ANNarchy acts in that
         step. Raises LockstepError when the payload is not of this window; nothing is then given to ANNarchy.
         """
-        check_input(channel, payload, first_step, end_step, self._now, self._grid)
-        if self._fed[channel.name] == (first_step, end_step):
-            raise LockstepError(f"channel {channel.name}: its input for steps [{first_step}, {end_step}) came before.")
+        check_input(channel, payload, first_step, end_step, self._now, self._fed, self._grid)
         first = first_step * self._dt_steps
         n = (end_step - first_step) * self._dt_steps
         if isinstance(payload, Spikes):
@@ -291,11 +283,7 @@ class Annarchy:
         Raises LockstepError when the window is not the next one or an input was not fed: old rates and currents would
         otherwise silently go on.
         """
-        if first_step != self._now or end_step <= first_step:
-            raise LockstepError(f"ANNarchy stands at step {self._now} and cannot run [{first_step}, {end_step}).")
-        for name, fed in self._fed.items():
-            if fed != (first_step, end_step):
-                raise LockstepError(f"channel {name}: its input for steps [{first_step}, {end_step}) is missing.")
+        check_run("ANNarchy", first_step, end_step, self._now, self._fed)
         if Annarchy._running is not self:
             raise LockstepError("another network of ANNarchy was opened in this process; this one has ended with it.")
         clock = self._network.instance.get_time()
@@ -357,12 +345,3 @@ def rectified(rates_hz: np.ndarray, correlation: float, tau_ms: float, trains: i
     at = np.interp(wanted, ratio, y)
     sigma = rates_hz / np.interp(at, y, mean)
     return trains * at * sigma, trains * sigma
-
-
-def _shown(value: Any) -> str:
-    if hasattr(value, "__len__") and len(value) == 0:
-        return f"an empty {type(value).__name__}"
-    try:
-        return f"{type(value).__name__} {str(value)[:60]!r}"
-    except Exception:  # a view of a population of one neuron cannot say what it is
-        return type(value).__name__

@@ -20,8 +20,20 @@ from ...bridges.contract import Channel
 from ...bridges.errors import ExperimentError, LockstepError
 from ...bridges.experiment import SpikenetSection
 from ...bridges.frame import Payload, Spikes
-from ...bridges.grid import NS_PER_MS, Grid, to_ns
-from ..adapter import BuildRequest, Connectome, Population, check_input, delay_steps, edge_name, find_population
+from ...bridges.grid import NS_PER_MS, Grid
+from ..adapter import (
+    BuildRequest,
+    Connectome,
+    Population,
+    check_input,
+    check_run,
+    delay_steps,
+    each_population,
+    edge_name,
+    find_population,
+    shown,
+    steps_of,
+)
 
 MODELS = {"RATE": "dense", "SPIKES": "spikes", "CURRENT": "dense"}
 DEVICES = {
@@ -103,22 +115,15 @@ class Nest:
         """
         nest = self._nest
         self._section, self._grid = section, grid
-        self._step_ns = to_ns(section.resolution, f"resolution of {section.name}")
+        self._step_ns, self._dt_steps = steps_of(section, grid)
         if self._step_ns % NEST_TIC_NS:
             raise ExperimentError(
                 f"resolution of {section.name} = {section.resolution} ms: NEST counts time in microseconds; choose a "
                 f"multiple of 0.001 ms."
             )
-        dt_ns = grid.dt_ticks * grid.tick_ns
-        if dt_ns % self._step_ns or self._step_ns % grid.tick_ns:
-            raise ExperimentError(
-                f"resolution of {section.name} = {section.resolution} ms does not divide TVB's dt = {grid.dt_ms} ms, "
-                f"or is not a multiple of the tick of {grid.tick_ms} ms."
-            )
         if not 1 <= seed < 2**32:
             raise ExperimentError(f"seed of {section.name} = {seed}: NEST takes 1 to {2**32 - 1}.")
         self._step_ticks = self._step_ns // grid.tick_ns
-        self._dt_steps = dt_ns // self._step_ns
         self._now = 0  # TVB steps done
         self._windows = 0
 
@@ -150,25 +155,14 @@ class Nest:
                 f"{{{regions[0]!r}: {{'E': nest.Create('iaf_cond_exp', 100)}}}}."
             )
 
-        if not isinstance(network, dict):
-            raise refuse(f"the build function returned {_shown(network)}")
-        missing = [region for region in regions if region not in network]
-        unknown = [str(region) for region in network if region not in regions]
-        if missing:
-            raise refuse(f"the build function returned nothing for {', '.join(missing)}")
-        if unknown:
-            raise refuse(f"the build function returned regions that are not of this program: {', '.join(unknown)}")
         populations, ids = [], []
         self._nodes: dict[tuple[str, str], Any] = {}
-        for region in regions:
-            if not isinstance(network[region], dict) or not network[region]:
-                raise refuse(f"the build function returned {_shown(network[region])} for region {region}")
-            for name, nodes in network[region].items():
-                if not isinstance(name, str) or not isinstance(nodes, self._nest.NodeCollection) or len(nodes) == 0:
-                    raise refuse(f"the build function returned {_shown(nodes)} for population {name!r} of {region}")
-                populations.append(Population(region, name, len(nodes)))
-                ids.append(np.asarray(nodes.tolist(), np.int64))
-                self._nodes[region, name] = nodes
+        for region, name, nodes in each_population(network, regions, refuse):
+            if not isinstance(nodes, self._nest.NodeCollection) or len(nodes) == 0:
+                raise refuse(f"the build function returned {shown(nodes)} for population {name!r} of {region}")
+            populations.append(Population(region, name, len(nodes)))
+            ids.append(np.asarray(nodes.tolist(), np.int64))
+            self._nodes[region, name] = nodes
         self.populations = tuple(populations)
         self._ids = dict(zip(self._nodes, ids, strict=True))
         every = np.concatenate(ids)
@@ -302,9 +296,7 @@ class Nest:
         later, in the step j of TVB. SPIKES: ticks in the window; one that lies inside a step of NEST acts in that step.
         Raises LockstepError when the payload is not of this window; nothing is then given to NEST.
         """
-        check_input(channel, payload, first_step, end_step, self._now, self._grid)
-        if self._fed[channel.name] == (first_step, end_step):
-            raise LockstepError(f"channel {channel.name}: its input for steps [{first_step}, {end_step}) came before.")
+        check_input(channel, payload, first_step, end_step, self._now, self._fed, self._grid)
         devices = self._devices[channel.name]
         first = first_step * self._dt_steps
         n = (end_step - first_step) * self._dt_steps
@@ -344,11 +336,7 @@ class Nest:
         Raises LockstepError when the window is not the next one or an input was not fed: old rates and currents would
         otherwise silently go on.
         """
-        if first_step != self._now or end_step <= first_step:
-            raise LockstepError(f"NEST stands at step {self._now} and cannot run [{first_step}, {end_step}).")
-        for name, fed in self._fed.items():
-            if fed != (first_step, end_step):
-                raise LockstepError(f"channel {name}: its input for steps [{first_step}, {end_step}) is missing.")
+        check_run("NEST", first_step, end_step, self._now, self._fed)
         if threading.get_ident() != _home_thread:
             import_nest()  # raises
         initial = None
@@ -430,9 +418,3 @@ class Nest:
 
     def _ms(self, steps: int) -> float:
         return steps * self._step_ns / NS_PER_MS
-
-
-def _shown(value: Any) -> str:
-    return f"an empty {type(value).__name__}" if hasattr(value, "__len__") and len(value) == 0 else (
-        f"{type(value).__name__} {str(value)[:60]!r}"
-    )  # fmt: skip

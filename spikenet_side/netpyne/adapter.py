@@ -25,8 +25,20 @@ from ...bridges.contract import Channel, Edge
 from ...bridges.errors import EnvironmentFailed, ExperimentError, LockstepError
 from ...bridges.experiment import SpikenetSection
 from ...bridges.frame import Payload, Spikes
-from ...bridges.grid import NS_PER_MS, Grid, to_ns
-from ..adapter import BuildRequest, Connectome, Population, check_input, delay_steps, edge_name, find_population
+from ...bridges.grid import NS_PER_MS, Grid
+from ..adapter import (
+    BuildRequest,
+    Connectome,
+    Population,
+    check_input,
+    check_run,
+    delay_steps,
+    each_population,
+    edge_name,
+    find_population,
+    shown,
+    steps_of,
+)
 from .mechanisms import import_neuron, load, requirements
 
 MODELS = {"RATE": "dense", "SPIKES": "spikes", "CURRENT": "dense"}
@@ -132,22 +144,15 @@ class NetPyNE:
         Raises ExperimentError for what cannot be used, and for what NetPyNE only prints.
         """
         self._section, self._grid = section, grid
-        self._step_ns = to_ns(section.resolution, f"resolution of {section.name}")
-        dt_ns = grid.dt_ticks * grid.tick_ns
-        if dt_ns % self._step_ns or self._step_ns % grid.tick_ns:
-            raise ExperimentError(
-                f"resolution of {section.name} = {section.resolution} ms does not divide TVB's dt = {grid.dt_ms} ms, "
-                f"or is not a multiple of the tick of {grid.tick_ms} ms."
-            )
+        self._step_ns, self._dt_steps = steps_of(section, grid)
         if section.threads != 1:
             raise ExperimentError(f"threads of {section.name} = {section.threads}: NetPyNE runs on 1 thread here.")
-        if grid.n_steps * (dt_ns // self._step_ns) > MAX_STEPS:
+        if grid.n_steps * self._dt_steps > MAX_STEPS:
             raise ExperimentError(
                 f"duration = {grid.duration_ms:g} ms is more than {MAX_STEPS} steps of {section.resolution} ms. Then "
                 f"NEURON's clock, a sum of floats, is off by more than {CLOCK_TOLERANCE} steps. Choose a shorter one."
             )
         self._step_ticks = self._step_ns // grid.tick_ns
-        self._dt_steps = dt_ns // self._step_ns
         self._now = 0  # TVB steps done
         self._step = 0  # NEURON's steps done
         self.min_delay_ms = section.resolution  # NEURON delivers spikes in every step
@@ -176,12 +181,12 @@ class NetPyNE:
             )
 
         if not isinstance(network, dict) or "netParams" not in network:
-            raise refuse(f"the build function returned {_shown(network)}")
+            raise refuse(f"the build function returned {shown(network)}")
         if unknown := [str(key) for key in network if key not in ("netParams", "simConfig", "populations")]:
             raise refuse(f"the build function returned unknown keys: {', '.join(unknown)}")
         params, config = network["netParams"], network.get("simConfig") or {}
         if not isinstance(params, specs.NetParams | dict) or not isinstance(config, specs.SimConfig | dict):
-            raise refuse(f"the build function returned as netParams {_shown(params)}, as simConfig {_shown(config)}")
+            raise refuse(f"the build function returned as netParams {shown(params)}, as simConfig {shown(config)}")
         config = specs.SimConfig(config) if isinstance(config, dict) else config
         for key in ("cvode_active", "use_local_dt", "coreneuron", "gpu"):
             if getattr(config, key, False):
@@ -230,28 +235,21 @@ class NetPyNE:
             if not given:
                 raise refuse(f"no label of popParams has the form NAME@REGION: {', '.join(pops) or 'there are none'}")
         if not isinstance(given, dict):
-            raise refuse(f"the build function returned as populations {_shown(given)}")
-        if missing := [region for region in regions if region not in given]:
-            raise refuse(f"the build function returned nothing for {', '.join(missing)}")
-        if unknown := [str(region) for region in given if region not in regions]:
-            raise refuse(f"the build function returned regions that are not of this program: {', '.join(unknown)}")
+            raise refuse(f"the build function returned as populations {shown(given)}")
         labels: dict[tuple[str, str], list[str]] = {}
-        for region in regions:
-            if not isinstance(given[region], dict) or not given[region]:
-                raise refuse(f"the build function returned {_shown(given[region])} for region {region}")
-            for name, of in given[region].items():
-                chosen = [of] if isinstance(of, str) else of
-                if not isinstance(name, str) or not isinstance(chosen, list | tuple) or not chosen:
-                    raise refuse(f"the build function returned {_shown(of)} for population {name!r} of {region}")
-                for label in chosen:
-                    if label not in pops:
-                        raise refuse(
-                            f"population {name!r} of {region} is {label!r}, and popParams has no such label; it has "
-                            f"{', '.join(pops) or 'none'}"
-                        )
-                    if not pops[label].cellGids:
-                        raise refuse(f"population {name!r} of {region}: popParams[{label!r}] has no cells")
-                labels[region, name] = list(chosen)
+        for region, name, of in each_population(given, regions, refuse):
+            chosen = [of] if isinstance(of, str) else of
+            if not isinstance(chosen, list | tuple) or not chosen:
+                raise refuse(f"the build function returned {shown(of)} for population {name!r} of {region}")
+            for label in chosen:
+                if label not in pops:
+                    raise refuse(
+                        f"population {name!r} of {region} is {label!r}, and popParams has no such label; it has "
+                        f"{', '.join(pops) or 'none'}"
+                    )
+                if not pops[label].cellGids:
+                    raise refuse(f"population {name!r} of {region}: popParams[{label!r}] has no cells")
+            labels[region, name] = list(chosen)
         return labels
 
     def _number_neurons(
@@ -424,9 +422,7 @@ class NetPyNE:
         later, in the step j of TVB. SPIKES: ticks in the window; one that lies inside a step of NEURON acts in that
         step. Raises LockstepError when the payload is not of this window; nothing is then given to NEURON.
         """
-        check_input(channel, payload, first_step, end_step, self._now, self._grid)
-        if self._fed[channel.name] == (first_step, end_step):
-            raise LockstepError(f"channel {channel.name}: its input for steps [{first_step}, {end_step}) came before.")
+        check_input(channel, payload, first_step, end_step, self._now, self._fed, self._grid)
         first = first_step * self._dt_steps
         if isinstance(payload, Spikes):
             given = len(payload)
@@ -468,11 +464,7 @@ class NetPyNE:
         Raises LockstepError when the window is not the next one or an input was not fed: old currents would otherwise
         silently go on.
         """
-        if first_step != self._now or end_step <= first_step:
-            raise LockstepError(f"NetPyNE stands at step {self._now} and cannot run [{first_step}, {end_step}).")
-        for name, fed in self._fed.items():
-            if fed != (first_step, end_step):
-                raise LockstepError(f"channel {name}: its input for steps [{first_step}, {end_step}) is missing.")
+        check_run("NetPyNE", first_step, end_step, self._now, self._fed)
         if NetPyNE._holder is not self:
             raise LockstepError("NEURON holds one network in a process; this one was closed, or another one opened.")
         self._now = end_step
@@ -752,9 +744,3 @@ def _place(cell: Any, wanted: str, pattern: re.Pattern[str], asked: str) -> tupl
 
 def _soma(cell: Any) -> str:
     return "soma" if "soma" in cell.secs else str(next(iter(cell.secs)))
-
-
-def _shown(value: Any) -> str:
-    return f"an empty {type(value).__name__}" if hasattr(value, "__len__") and len(value) == 0 else (
-        f"{type(value).__name__} {str(value)[:60]!r}"
-    )  # fmt: skip
