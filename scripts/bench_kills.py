@@ -518,6 +518,7 @@ def figures_of(runs: list[tuple[Drawn, list[Kill]]], failures: list[dict[str, An
 
 def print_kills(figures: dict[str, Any]) -> None:
     from rich.console import Console
+    from rich.markup import escape
     from rich.table import Table
 
     console = Console()
@@ -527,7 +528,7 @@ def print_kills(figures: dict[str, Any]) -> None:
                       markup=False, soft_wrap=True)  # fmt: skip
     table = Table("killed")
     for heading in ("kills", "named", "after (median) [s]", "at most [s]"):
-        table.add_column(heading, justify="right")
+        table.add_column(escape(heading), justify="right")
     for group, row in figures["by"].items():
         times = ["" if row[key] is None else f"{row[key]:.2f}" for key in ("named_s_median", "named_s_max")]
         table.add_row(group, str(row["kills"]), str(row["named"]), *times)

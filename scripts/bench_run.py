@@ -101,6 +101,7 @@ def figures_of(runs: list[Measured], values: dict[str, object]) -> dict[str, Any
 
 def print_run(figures: dict[str, Any]) -> None:
     from rich.console import Console
+    from rich.markup import escape
     from rich.table import Table
 
     values = figures["values"]
@@ -112,7 +113,7 @@ def print_run(figures: dict[str, Any]) -> None:
     )  # fmt: skip
     table = Table("program")
     for heading in ("simulates [s]", "waits"):
-        table.add_column(heading, justify="right")
+        table.add_column(escape(heading), justify="right")
     for name, seconds in figures["simulate_s"].items():
         table.add_row(name, f"{seconds:.3f}", f"{100 * figures['waiting'][name]:.2f} %")
     console.print(table)

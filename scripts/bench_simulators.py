@@ -278,6 +278,7 @@ def verdict(figures: dict[str, Any]) -> str:
 
 def print_tables(figures: dict[str, Any]) -> None:
     from rich.console import Console
+    from rich.markup import escape
     from rich.table import Table
 
     console = Console()
@@ -294,7 +295,7 @@ def print_tables(figures: dict[str, Any]) -> None:
     say(", ".join(f"{result['simulator']} {result['version']}" for result in results))
     table = Table("", "")
     for heading in ("rate [Hz]", "", "CV of intervals", ""):
-        table.add_column(heading, justify="right", no_wrap=True)
+        table.add_column(escape(heading), justify="right", no_wrap=True)
     for i in range(len(results[0]["populations"])):
         for result in results:
             row, cells = result["populations"][i], []
@@ -308,11 +309,11 @@ def print_tables(figures: dict[str, Any]) -> None:
     spikes, cost = Table(), Table()
     for table, headings in (
         (spikes, ("spikes", f"also in {reference}", "first difference")),
-        (cost, ("alone, ms", "in the run, ms", "ratio", "exchange", "lock step, ms")),
+        (cost, ("alone [ms]", "in the run [ms]", "ratio", "exchange", "lock step [ms]")),
     ):
         table.add_column("", no_wrap=True)
         for heading in headings:
-            table.add_column(heading, justify="right", no_wrap=True)
+            table.add_column(escape(heading), justify="right", no_wrap=True)
     for result in results:
         total, common = (sum(each[key] for each in result["seeds"]) for key in ("spikes", "common"))
         apart = [each["first_ms"] for each in result["seeds"] if each["first_ms"] is not None]

@@ -390,6 +390,7 @@ def bench(windows: int, rounds: int, steps: list[int], ways: tuple[str, ...] = W
 
 def print_tables(figures: dict[str, Any]) -> None:
     from rich.console import Console
+    from rich.markup import escape
     from rich.table import Table
 
     console = Console()
@@ -404,7 +405,7 @@ def print_tables(figures: dict[str, Any]) -> None:
         )
         table.add_column("way")
         for heading in ("median [µs]", "p99 [µs]", "x bare"):
-            table.add_column(heading, justify="right")
+            table.add_column(escape(heading), justify="right")
         for row in rows:
             table.add_row(
                 NAMES.get(row["way"], row["way"]), f"{row['median_us']:.1f}", f"{row['p99_us']:.1f}",

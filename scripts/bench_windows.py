@@ -118,13 +118,14 @@ def _simulation(experiment: Experiment, folder: Path) -> Any:
 
 def print_table(figures: dict[str, Any]) -> None:
     from rich.console import Console
+    from rich.markup import escape
     from rich.table import Table
 
     console = Console()
     console.print(f"TVB of {figures['experiment']}, {figures['duration_ms']:g} ms", highlight=False)
     table = Table("way")
     for heading in ("wall [s]", "CPU [s]", "x plain, wall", "x plain, CPU"):
-        table.add_column(heading, justify="right")
+        table.add_column(escape(heading), justify="right")
     for row in figures["results"]:
         table.add_row(row["way"], f"{row['wall_s']:.3f}", f"{row['cpu_s']:.3f}", f"{row['wall_ratio']:.3f}",
                       f"{row['cpu_ratio']:.3f}")  # fmt: skip

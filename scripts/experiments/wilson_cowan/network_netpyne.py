@@ -7,6 +7,7 @@ from typing import Any
 
 import numpy as np
 from network import Params
+from tvb_lockstep.bridges.errors import ExperimentError
 from tvb_lockstep.spikenet_side.adapter import BuildRequest
 
 
@@ -15,6 +16,12 @@ def build(request: BuildRequest) -> dict[str, Any]:
     from netpyne import specs  # here, so that the experiment can be checked where there is no NetPyNE
 
     p = Params.of(request.params)
+    # NEURON sees that V has crossed the threshold when it begins the next step, and counts the delay from there
+    delay_ms = p.delay - request.resolution_ms
+    if delay_ms < request.resolution_ms / 2:
+        raise ExperimentError(
+            f"spikenet.params.delay = {p.delay} ms: with NetPyNE at least {2 * request.resolution_ms:g}, two steps."
+        )
     random = np.random.default_rng(request.seed)
     v_reset, v_th = p.neuron["V_reset"], p.neuron["V_th"]
     net = specs.NetParams()
@@ -46,6 +53,6 @@ def build(request: BuildRequest) -> dict[str, Any]:
             net.connParams[f"{source}->{target}@{region}"] = {
                 "preConds": {"pop": f"{source}@{region}"}, "postConds": {"pop": f"{target}@{region}"},
                 "connList": [[int(pre), post] for post, row in enumerate(draws) for pre in row],
-                "sec": "soma", "loc": 0.5, "weight": weight, "delay": p.delay,
+                "sec": "soma", "loc": 0.5, "weight": weight, "delay": delay_ms,
             }  # fmt: skip
     return {"netParams": net}
