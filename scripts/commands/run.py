@@ -22,6 +22,10 @@ def run(args: argparse.Namespace) -> int:
     if args.run_dir is None:
         args.run_dir = Path("runs") / f"{experiment.name}-{time.strftime('%Y%m%d-%H%M%S')}"
     part = part_of(args)
+    if any(program.simulator == "annarchy" for program in experiment.spikenet):
+        from ...spikenet_side.annarchy.toolchain import check_requirements  # it imports no ANNarchy
+
+        check_requirements()
     if experiment.exchange.transport == "memory":
         enter_for_all(part)
         begun = time.monotonic()

@@ -25,6 +25,7 @@ import pytest
 from tvb_lockstep.bridges.errors import EnvironmentFailed, ExperimentError
 from tvb_lockstep.scripts import bootstrap, environments
 from tvb_lockstep.scripts.commands import env
+from tvb_lockstep.scripts.main import main
 
 ROOT = Path(__file__).resolve().parent.parent.parent
 BOOTSTRAP = ROOT / "scripts" / "lockstep"
@@ -499,3 +500,11 @@ def test_the_bootstrap_parses_on_an_old_python() -> None:
     tree = ast.parse(BOOTSTRAP.read_text(), feature_version=(3, 4))
     newer = (ast.JoinedStr, ast.NamedExpr, ast.AnnAssign, ast.AsyncFunctionDef)
     assert not [node for node in ast.walk(tree) if isinstance(node, newer)]
+
+
+def test_a_missing_compiler_is_said_in_one_line_before_anything_is_made_or_started(tmp_path, monkeypatch, capsys):
+    monkeypatch.setenv("PATH", str(tmp_path))
+    assert main(["run", "wilson_cowan", "--simulator", "annarchy", "--run-dir", str(tmp_path / "run")]) == 7
+    (line,) = capsys.readouterr().err.splitlines()
+    assert "g++ and cmake and make cannot be found: install what is missing" in line
+    assert not (tmp_path / "run").exists()
