@@ -11,10 +11,10 @@ from pathlib import Path
 from types import ModuleType
 from typing import Annotated, Any, Literal, Union, get_args, get_origin
 
-from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, ValidationError, model_validator
+from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, ValidationError, field_validator, model_validator
 
 from .errors import ExperimentError
-from .experiment_file import SIMULATORS, find, read, shipped
+from .experiment_file import SIMULATORS, find, read, requirement_set, shipped
 
 __all__ = ["SIMULATORS", "Experiment", "find", "load", "shipped", "user_function", "validate"]
 
@@ -57,13 +57,21 @@ class SpikenetSection(Section):
     """One spiking program. `build` names a function that makes the network; it sees `params`."""
 
     name: str = Field("spikenet", pattern=r"^[A-Za-z][A-Za-z0-9_-]{0,30}$")
-    simulator: Literal["nest", "annarchy", "netpyne"]
+    simulator: str  # one of SIMULATORS, or "module:Class"
     regions: Regions = Field(min_length=1)
     build: str = "network:build"
     params: dict[str, Any] = {}
     resolution: float = Field(0.1, gt=0)  # ms
     min_delay: float | None = Field(None, gt=0)  # ms; NEST's communication slice
     threads: int = Field(1, ge=1, le=1024)
+
+    @field_validator("simulator")
+    @classmethod
+    def _known(cls, simulator: str) -> str:
+        if requirement_set(simulator) is None:
+            *names, last = map(repr, SIMULATORS)
+            raise ValueError(f"must be {', '.join(names)} or {last}, or 'module:Class' for an adapter of your own")
+        return simulator
 
 
 class Row(Section):

@@ -13,6 +13,16 @@ from typing import Any
 from .errors import ExperimentError
 
 SIMULATORS = ("nest", "annarchy", "netpyne")
+OWN = "own"  # the requirement set of a simulator of the user's: the toolkit alone
+
+
+def requirement_set(simulator: object) -> str | None:
+    """The requirement set of what an experiment names as its simulator: one of SIMULATORS, or "module:Class", an
+    adapter of the user's own; None when it is neither."""
+    if simulator in SIMULATORS:
+        return str(simulator)
+    module, _, adapter = simulator.partition(":") if isinstance(simulator, str) else ("", "", "")
+    return OWN if adapter.isidentifier() and all(part.isidentifier() for part in module.split(".")) else None
 
 
 def shipped() -> dict[str, Path]:

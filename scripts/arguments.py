@@ -19,7 +19,7 @@ def add_experiment(parser: argparse.ArgumentParser) -> None:
         help="override a value of the experiment, such as duration=200 or exchange.transport=file; may be repeated",
     )  # fmt: skip
     parser.add_argument(
-        "--simulator", choices=("nest", "annarchy", "netpyne"), help="the same as --set spikenet.simulator=…"
+        "--simulator", metavar="nest|annarchy|netpyne|MODULE:CLASS", help="the same as --set spikenet.simulator=…"
     )
     for side in ("tvb", "spikenet"):
         parser.add_argument(

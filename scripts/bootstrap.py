@@ -11,7 +11,7 @@ import sys
 from typing import Any, NoReturn
 
 from ..bridges.errors import ExperimentError, Interrupted, LockstepError
-from ..bridges.experiment_file import SIMULATORS, read, shipped
+from ..bridges.experiment_file import SIMULATORS, read, requirement_set, shipped
 from . import checks, environments
 from . import main as command_line
 from .environments import NOTHING, Asked, asked_of, asked_of_all
@@ -121,6 +121,10 @@ def _need(program: dict[str, Any], path: object, asked: dict[str, Any]) -> tuple
 
 def _simulator(program: dict[str, Any], path: object) -> str:
     simulator = program.get("simulator")
-    if simulator not in SIMULATORS:
-        raise ExperimentError(f"{path}: spikenet.simulator = {simulator!r}: must be one of {', '.join(SIMULATORS)}.")
-    return str(simulator)
+    found = requirement_set(simulator)
+    if found is None:
+        raise ExperimentError(
+            f"{path}: spikenet.simulator = {simulator!r}: must be one of {', '.join(SIMULATORS)}, or 'module:Class' "
+            f"for an adapter of your own."
+        )
+    return found

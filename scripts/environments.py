@@ -33,10 +33,12 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 from ..bridges.errors import EnvironmentFailed, ExperimentError, Interrupted
+from ..bridges.experiment_file import OWN
 
 ROOT = Path(__file__).resolve().parent.parent  # the checkout, or the tvb_lockstep of some site-packages
 MARKER = "lockstep-ready.json"
-IMPORT_NAMES = {"tvb": "tvb", "nest": "nest", "annarchy": "ANNarchy", "netpyne": "netpyne"}
+IMPORT_NAMES = {"tvb": "tvb", "nest": "nest", "annarchy": "ANNarchy", "netpyne": "netpyne",
+                OWN: "tvb_lockstep"}  # fmt: skip
 OLDEST_PYTHON = (3, 11)
 Version = tuple[float, ...]
 INFINITY = float("inf")
@@ -136,7 +138,6 @@ def requirement_sets() -> tuple[list[str], dict[str, list[str]]]:
         project = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]
         return list(project["dependencies"]), dict(project["optional-dependencies"])
     own: list[str] = []
-    sets: dict[str, list[str]] = {}
     # the metadata beside this package: another tvb-lockstep may come first on the running interpreter's path
     distributions = list(importlib.metadata.distributions(name="tvb-lockstep", path=[str(ROOT.parent)]))
     if not distributions:
@@ -144,9 +145,10 @@ def requirement_sets() -> tuple[list[str], dict[str, list[str]]]:
             f"The toolkit in {ROOT} is neither a checkout nor an installed package, so what its environments need is "
             f"unknown. Install it (pip install FOLDER_OF_THE_CHECKOUT), or run scripts/lockstep of a checkout."
         )
+    sets = {name: [] for name in distributions[0].metadata.get_all("Provides-Extra") or []}
     for line in distributions[0].requires or []:
         requirement, extra, name = re.fullmatch(r"""(.+?)(\s*;\s*extra\s*==\s*["']([\w-]+)["'])?""", line).groups()  # type: ignore[union-attr]
-        (sets.setdefault(name, []) if extra else own).append(requirement)
+        (sets[name] if extra else own).append(requirement)
     return own, sets
 
 

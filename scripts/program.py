@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import Any
 
 from ..bridges.experiment import Experiment
+from ..bridges.experiment_file import requirement_set
 from ..bridges.results import finish
 from ..bridges.session import Session, Stop, paste_command, resume_line
 from . import environments
@@ -59,8 +60,8 @@ def requirements_of(peer: str, experiment: Experiment) -> tuple[list[str], envir
     """The requirement sets that program `peer` needs, and what the experiment asks for beyond them."""
     if peer == "bridge":
         return [], environments.NOTHING
-    name = "tvb" if peer == "tvb" else experiment.program(peer).simulator
-    return [name], environments.asked_of(experiment.environments.model_dump(), peer)
+    name = "tvb" if peer == "tvb" else requirement_set(experiment.program(peer).simulator)
+    return [str(name)], environments.asked_of(experiment.environments.model_dump(), peer)
 
 
 def python_for(sets: list[str], asked: environments.Asked = environments.NOTHING) -> Path:

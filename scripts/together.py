@@ -14,6 +14,7 @@ from collections.abc import Callable
 from pathlib import Path
 
 from ..bridges.errors import ExperimentError, Interrupted, LockstepError, PeerLost
+from ..bridges.experiment_file import requirement_set
 from ..bridges.peers import read_page, read_summary
 from ..bridges.run_dir import unusable
 from ..bridges.session import ENDED, Session, Stop, resume_line
@@ -139,7 +140,8 @@ def enter_for_all(part: Part) -> None:
             f"{', '.join(f'{p.name} ({p.simulator})' for p in part.experiment.spikenet)}. Use shm or file."
         )
     programs = ["tvb", *(program.name for program in part.experiment.spikenet)]
-    enter(["tvb", *simulators], asked_of_all(part.experiment.environments.model_dump(), programs))
+    sets = ["tvb", *(str(requirement_set(simulator)) for simulator in simulators)]
+    enter(sets, asked_of_all(part.experiment.environments.model_dump(), programs))
 
 
 def in_this_process(part: Part) -> dict[str, int]:

@@ -6,14 +6,14 @@ import time
 from collections.abc import Callable
 from pathlib import Path
 from time import perf_counter
-from typing import Any
+from typing import Any, cast
 
 import numpy as np
 
 from ..bridges.bridge import Inlet, Outlet, Spent, open_ends
 from ..bridges.contract import Channel, Contract
 from ..bridges.errors import ExperimentError, noting
-from ..bridges.experiment import SIMULATORS, SpikenetSection, load, user_function
+from ..bridges.experiment import SpikenetSection, load, user_function
 from ..bridges.frame import SPIKES, Address, Spikes, encode
 from ..bridges.grid import Grid
 from ..bridges.recording import FrameLog
@@ -22,9 +22,11 @@ from ..bridges.session import Session, paste_command
 from ..bridges.timing import Timing
 from .adapter import Connectome, SpikingSimulator
 
+METHODS = ("open", "connect", "feed", "run", "spikes", "potential", "close")
+
 
 def simulator_of(section: SpikenetSection, folder: Path | None = None) -> SpikingSimulator:
-    """The adapter of the simulator that the section names; imports that simulator and no other.
+    """The adapter of the simulator that the section names, the user's own for "module:Class"; imports no other.
 
     folder: where the experiment's own Python lies; what has to be compiled there is, before the programs meet.
     """
@@ -40,7 +42,13 @@ def simulator_of(section: SpikenetSection, folder: Path | None = None) -> Spikin
         from .netpyne import NetPyNE
 
         return NetPyNE(folder)
-    raise ExperimentError(f"spikenet.simulator = {section.simulator!r} is unknown; there is {', '.join(SIMULATORS)}.")
+    made = user_function(section.simulator, folder or Path(), f"{section.name}.simulator")()
+    if missing := [name for name in METHODS if not callable(getattr(made, name, None))]:
+        raise ExperimentError(
+            f"{section.name}.simulator = {section.simulator!r}: {type(made).__name__} has no {', '.join(missing)}. An "
+            f"adapter has {', '.join(METHODS)} (tvb_lockstep.spikenet_side.adapter.SpikingSimulator)."
+        )
+    return cast(SpikingSimulator, made)
 
 
 def build_of(section: SpikenetSection, folder: Path) -> Callable[..., Any]:
@@ -48,7 +56,7 @@ def build_of(section: SpikenetSection, folder: Path) -> Callable[..., Any]:
     network.py; they go before it where `build` is "network:build", as it is when nothing is said."""
     reference = section.build
     if reference == "network:build":
-        own = f"network_{section.simulator}"
+        own = f"network_{section.simulator.partition(':')[0].replace('.', '_')}"
         if (folder / f"{own}.py").is_file():
             reference = f"{own}:build"
         elif not (folder / "network.py").is_file():

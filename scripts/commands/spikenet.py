@@ -44,7 +44,7 @@ def _describe(experiment: Experiment, name: str, tvb_offer: Path, folder: Path) 
     from ...spikenet_side.program import open_network, simulator_of
 
     offer = json.loads(tvb_offer.read_text())
-    simulator = simulator_of(experiment.program(name))
+    simulator = simulator_of(experiment.program(name), folder)
     own = open_network(simulator, experiment.program(name), offer, folder)
     offer["channels"] = [c for c in offer["channels"] if name in (c["producer"], c["consumer"])]
     contract = compose("0" * 32, offer, {name: own})

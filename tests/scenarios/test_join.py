@@ -5,6 +5,9 @@ import subprocess
 import sys
 from pathlib import Path
 
+import h5py
+import programs
+import running
 from running import digests, run
 
 README = Path(__file__).parents[2] / "README.md"
@@ -64,3 +67,25 @@ def test_the_experiment_of_the_readme_runs_and_scripts_that_join_give_the_same_n
         assert script.returncode == 0, out
     assert digests(tmp_path / "joined") == digests(alone)
     assert (tmp_path / "joined" / "spikes.h5").exists()
+
+
+def test_a_simulator_of_ones_own_joins_a_run_by_the_name_of_its_class(tmp_path):
+    programs.write_experiment(tmp_path / "own", network="def build(request):\n    raise AssertionError\n")
+    (tmp_path / "own" / "mine.py").write_text(
+        "from tvb_lockstep.spikenet_side.null import Null\n"
+        "class Mine(Null):\n    name, version = 'mine', '0.1'\n"
+        "class Half:\n    def open(self): pass\n"
+    )
+    values = {"spikenet.simulator": "mine:Mine", "duration": 40.0}
+    checked = running.lockstep("check", tmp_path / "own", *running.settings(values))
+    assert checked.code == 0 and "mine 0.1, resolution 0.1 ms" in checked.out, checked.text
+    run_dir = running.run(tmp_path / "own", tmp_path / "run", values)
+    with h5py.File(run_dir / "spikes.h5") as file:
+        n_spikes = sum(len(population["timestamps"]) for population in file["spikes"].values())
+    assert n_spikes == 200 * 4  # 200 neurons, each in every 100th step of 400
+    (program,) = running.provenance(run_dir)["contract"]["spikenet"].values()
+    assert (program["simulator"], program["version"]) == ("mine", "0.1")
+    for name, said in (("mine:Half", "Half has no connect, feed, run"), ("mine:Other", "it has Null, Mine, Half"),
+                       ("mine", "or 'module:Class' for an adapter of your own")):  # fmt: skip
+        refused = running.lockstep("check", tmp_path / "own", *running.settings({"spikenet.simulator": name}))
+        assert refused.code == 2 and said in refused.err, refused.text

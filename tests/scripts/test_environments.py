@@ -405,6 +405,7 @@ def experiments(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
         ("spikenet one.toml --set=spikenet.0.simulator=netpyne --set duration=1", [("netpyne", PINNED)]),
         ("spikenet one.toml --set environments.spikenet=nest-simulator==3.9", [("nest", "nest-simulator==3.9")]),
         ("spikenet two.toml --name ganglia", [("annarchy", "")]),
+        ("spikenet one.toml --simulator mine:Adapter --spikenet-env brian2", [("own", "brian2")]),
         ("spikenet --name cortex two.toml", [("nest", "")]),
         ("run one.toml", [("tvb", ""), ("nest", PINNED)]),
         ("run one.toml --spikenet-env nest-simulator==3.9", [("tvb", ""), ("nest", "nest-simulator==3.9")]),
@@ -447,7 +448,7 @@ def test_versions_and_pythons_are_those_of_the_program(line: str, expected: list
         ("run one.toml --set", "expected one argument"),
         ("spikenet two.toml", "has several spiking programs; say --name with one of: cortex, ganglia"),
         ("spikenet two.toml --name thalamus", "no spiking program 'thalamus'.*cortex, ganglia"),
-        ("spikenet one.toml --simulator brian", "simulator = 'brian': must be one of nest, annarchy, netpyne"),
+        ("spikenet one.toml --simulator brian", "simulator = 'brian': must be one of .*netpyne, or 'module:Class'"),
     ],
 )
 def test_what_no_environment_can_serve_is_said_before_one_is_made(line: str, message: str, experiments: Path) -> None:
