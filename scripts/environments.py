@@ -145,7 +145,7 @@ def requirement_sets() -> tuple[list[str], dict[str, list[str]]]:
             f"The toolkit in {ROOT} is neither a checkout nor an installed package, so what its environments need is "
             f"unknown. Install it (pip install FOLDER_OF_THE_CHECKOUT), or run scripts/lockstep of a checkout."
         )
-    sets = {name: [] for name in distributions[0].metadata.get_all("Provides-Extra") or []}
+    sets: dict[str, list[str]] = {name: [] for name in distributions[0].metadata.get_all("Provides-Extra") or []}
     for line in distributions[0].requires or []:
         requirement, extra, name = re.fullmatch(r"""(.+?)(\s*;\s*extra\s*==\s*["']([\w-]+)["'])?""", line).groups()  # type: ignore[union-attr]
         (sets[name] if extra else own).append(requirement)

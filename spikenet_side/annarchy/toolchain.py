@@ -30,6 +30,11 @@ from ..cache import made_once
 SUPPORTED = "ANNarchy 5 (written for 5.0.4)"
 INSTALL = "Debian, Ubuntu: apt install g++ cmake make python3-dev; Fedora: dnf install gcc-c++ cmake make python3-devel"
 LIBRARY = "network.so"
+# A network's globals are called t, dt and the like, and so are NEURON's, which are visible to all that is loaded after
+# it: without this flag both would count the same clock in one process. macOS keeps names apart by itself.
+OWN_NAMES = [] if sys.platform == "darwin" else [
+    f"-DCMAKE_{kind}_LINKER_FLAGS=-Wl,-Bsymbolic" for kind in ("MODULE", "SHARED")
+]  # fmt: skip
 OUTPUT = "build.log"
 
 _random = np.random.Generator(np.random.PCG64())  # of all distributions; see seed_distributions
@@ -130,7 +135,7 @@ def instantiate(network: Any) -> None:
 
     with tempfile.TemporaryDirectory(prefix="lockstep-annarchy-") as work:
         sources = _generate(network, Path(work))
-        digest = hashlib.sha256(_machine().encode())
+        digest = hashlib.sha256("\n".join([_machine(), *OWN_NAMES]).encode())
         for source in sorted(sources.iterdir()):
             if source.suffix != ".log":
                 digest.update(f"\0{source.name}\0".encode() + source.read_bytes())
@@ -188,7 +193,7 @@ def _build(sources: Path, target: Path, key: str, net_id: int) -> None:
     output = target / OUTPUT
     commands = (
         ["cmake", "-S", str(sources), "-B", str(build), "-DCMAKE_BUILD_TYPE=Release", "-DUSE_PROFILE=OFF",
-         f"-DPython_EXECUTABLE={sys.executable}"],
+         f"-DPython_EXECUTABLE={sys.executable}", *OWN_NAMES],
         ["make", "-C", str(build), "-j2"],
     )  # fmt: skip
     with open(output, "wb") as log:

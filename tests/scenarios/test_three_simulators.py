@@ -24,6 +24,7 @@ EXPERIMENT = "three_simulators"
 # NEST draws its random numbers slice by slice; 60.3 ms, so that the last window is a shorter one
 SHORT = {"duration": 60.3, "spikenet.0.min_delay": 0.1}
 OTHERWISE = {
+    "in one process": {"exchange.transport": "memory"},
     "files, taking turns, shorter windows": {
         "exchange.transport": "file", "exchange.mode": "serial", "exchange.synchronization_time": 0.7,
     },
