@@ -148,7 +148,7 @@ def requirement_sets() -> tuple[list[str], dict[str, list[str]]]:
     sets: dict[str, list[str]] = {name: [] for name in distributions[0].metadata.get_all("Provides-Extra") or []}
     for line in distributions[0].requires or []:
         requirement, extra, name = re.fullmatch(r"""(.+?)(\s*;\s*extra\s*==\s*["']([\w-]+)["'])?""", line).groups()  # type: ignore[union-attr]
-        (sets[name] if extra else own).append(requirement)
+        (sets.setdefault(name, []) if extra else own).append(requirement)
     return own, sets
 
 

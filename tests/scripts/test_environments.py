@@ -81,7 +81,9 @@ def maker(root: Path) -> subprocess.Popen[str]:
 
 
 def wait_for(path: Path) -> None:
+    end = time.monotonic() + 120.0
     while not path.exists():
+        assert time.monotonic() < end, f"waited in vain for {path}"
         time.sleep(0.01)
 
 
