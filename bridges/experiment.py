@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import difflib
 import importlib.util
 import math
@@ -300,13 +301,30 @@ def user_function(reference: str, folder: Path, key: str) -> Callable[..., Any]:
     return function
 
 
+_folders: list[Path] = []  # on sys.path, of the experiment that was loaded last
+
+
+def _forget_others(folder: Path) -> None:
+    """Another experiment in this process may have a network.py, too, which is not the neighbour that is meant."""
+    for other in [each for each in _folders if each != folder]:
+        _folders.remove(other)
+        with contextlib.suppress(ValueError):
+            sys.path.remove(str(other))
+        for name, module in list(sys.modules.items()):
+            file = getattr(module, "__file__", None)
+            if file is not None and Path(file).parent == other and "lockstep_experiment_" not in name:
+                del sys.modules[name]
+
+
 def _load_file(file: Path, name: str) -> ModuleType:
     """The module in `file`, under a name of its own so that two experiments may both have a model.py."""
     spec = importlib.util.spec_from_file_location(f"lockstep_experiment_{file.parent.name}_{name}", file)
     assert spec is not None and spec.loader is not None
     module = importlib.util.module_from_spec(spec)
+    _forget_others(file.parent)
     if str(file.parent) not in sys.path:
         sys.path.append(str(file.parent))  # the module may import its neighbours
+        _folders.append(file.parent)
     sys.modules[spec.name] = module
     spec.loader.exec_module(module)
     return module

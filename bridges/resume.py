@@ -26,6 +26,7 @@ class Unfinished:
         if run is None:
             raise RunDirectoryError(f"{run_dir} is not a run directory, so that there is nothing to resume.")
         refuse_not_ours(run_dir)
+        self._run = run
         if "replay_of" in run:
             raise RunDirectoryError(f"{run_dir} is a replay of {run['replay_of']}. Make the replay again instead.")
         try:
@@ -96,16 +97,15 @@ class Unfinished:
         return self.experiment.model_copy(update={"environments": Environments(**environments)})
 
     def source_of(self, name: str) -> Path:
-        """The experiment's file that program `name` was started with, or another program when `name` never came.
+        """The experiment's file that program `name` was started with, or when it never came, who began the run.
 
         Raises ExperimentError when a script of its own joined the run, or the file is gone.
         """
-        for page in [self._pages[name]] if name in self._pages else self._pages.values():
-            file = page.get("experiment_file")
-            if file is not None:
-                if Path(file).is_file():
-                    return Path(file)
-                raise ExperimentError(f"The experiment of {self.run_dir}, {file}, is no longer there. Put it back.")
+        file = self._pages.get(name, self._run).get("experiment_file")
+        if file is not None:
+            if Path(file).is_file():
+                return Path(file)
+            raise ExperimentError(f"The experiment of {self.run_dir}, {file}, is no longer there. Put it back.")
         raise ExperimentError(
             f"{self.run_dir} does not say which experiment its {name} was started with: a script of its own joined the "
             f"run. Start that script again, with resumed=True in its join(…)."

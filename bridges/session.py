@@ -197,6 +197,8 @@ class Session:
                 self._clear(run)
             run = {"run_id": uuid.uuid4().hex, "created": time.strftime("%Y-%m-%d %H:%M:%S"),
                    "experiment": self.experiment.name, "wire_version": WIRE_VERSION}  # fmt: skip
+            if self._source is not None:
+                run["experiment_file"] = str(self._source)
             write_json(self.run_dir / "run.json", run)
             write_json(self.run_dir / "experiment.json", self.experiment.model_dump(mode="json"))
         assert run is not None

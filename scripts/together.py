@@ -64,12 +64,9 @@ class Programs:
                         self._tell_held(failed, running, progress)
                 elif failed and deadline == float("inf"):
                     deadline = time.monotonic() + GRACE_S
-                # a program that died before it took its place leaves the others waiting for it
-                if (
-                    failed
-                    and not asked
-                    and (time.monotonic() > deadline or any(not self._claimed(name) for name in failed))
-                ):
+                # a program that ended before it took its place leaves the others waiting for it
+                absent = any(not self._claimed(name) and not self._to_be_resumed(name) for name in failed)
+                if failed and not asked and (time.monotonic() > deadline or absent):
                     # once, and not to those that are saving results: a second signal interrupts hard
                     self._end(signal.SIGTERM, [name for name in running if not self._ended(name)])
                     asked = True
@@ -109,6 +106,10 @@ class Programs:
                 progress.tell(line)
             else:
                 print(line, file=sys.stderr, flush=True)
+
+    def _to_be_resumed(self, name: str) -> bool:
+        """Whether it was killed, and the others hold for it, or wait for it to come."""
+        return self.children[name].returncode < 0 and self.part.experiment.exchange.hold_s > 0
 
     def _claimed(self, name: str) -> bool:
         page = read_page(self.run_dir, name)  # perhaps of an earlier run

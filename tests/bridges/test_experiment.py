@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import sys
+
 import pytest
 from tvb_lockstep.bridges.errors import ExperimentError
 from tvb_lockstep.bridges.experiment import find, load, user_function
@@ -242,3 +244,14 @@ def test_an_error_inside_the_users_module_is_not_hidden(tmp_path):
     (tmp_path / "model.py").write_text("import lockstep_missing_dependency\n")
     with pytest.raises(ModuleNotFoundError, match="lockstep_missing_dependency"):
         user_function("model:build", tmp_path, "tvb.build")
+
+
+def test_modules_of_two_experiments_may_have_the_same_names_and_neighbours(tmp_path):
+    for name in ("first", "second"):
+        folder = tmp_path / name
+        folder.mkdir()
+        (folder / "sizes.py").write_text(f"which = {name!r}\n")
+        (folder / "network.py").write_text("import sizes\n\ndef build(request):\n    return sizes.which\n")
+    builds = [user_function("network:build", tmp_path / name, "build") for name in ("first", "second", "first")]
+    assert [build(None) for build in builds] == ["first", "second", "first"]
+    assert str(tmp_path / "second") not in sys.path

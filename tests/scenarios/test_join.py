@@ -9,6 +9,7 @@ import h5py
 import programs
 import running
 from running import digests, run
+from tvb_lockstep.scripts.main import main
 
 README = Path(__file__).parents[2] / "README.md"
 
@@ -69,7 +70,7 @@ def test_the_experiment_of_the_readme_runs_and_scripts_that_join_give_the_same_n
     assert (tmp_path / "joined" / "spikes.h5").exists()
 
 
-def test_a_simulator_of_ones_own_joins_a_run_by_the_name_of_its_class(tmp_path):
+def test_a_simulator_of_ones_own_joins_a_run_by_the_name_of_its_class(tmp_path, capfd):
     programs.write_experiment(tmp_path / "own", network="def build(request):\n    raise AssertionError\n")
     (tmp_path / "own" / "mine.py").write_text(
         "from tvb_lockstep.spikenet_side.null import Null\n"
@@ -87,5 +88,5 @@ def test_a_simulator_of_ones_own_joins_a_run_by_the_name_of_its_class(tmp_path):
     assert (program["simulator"], program["version"]) == ("mine", "0.1")
     for name, said in (("mine:Half", "Half has no connect, feed, run"), ("mine:Other", "it has Null, Mine, Half"),
                        ("mine", "or 'module:Class' for an adapter of your own")):  # fmt: skip
-        refused = running.lockstep("check", tmp_path / "own", *running.settings({"spikenet.simulator": name}))
-        assert refused.code == 2 and said in refused.err, refused.text
+        assert main(["check", str(tmp_path / "own"), *running.settings({"spikenet.simulator": name})]) == 2
+        assert said in capfd.readouterr().err
