@@ -1,8 +1,10 @@
-"""NetPyNE is certified by the conformance suite, with what NEURON has built in: no compiler is needed."""
+"""NetPyNE is certified by the conformance suite, with what NEURON has built in and, where there is a compiler, with a
+mod file: a synapse that moves the potential at once."""
 
 from __future__ import annotations
 
 import math
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -12,13 +14,17 @@ pytest.importorskip("netpyne", reason="NetPyNE is not installed here")
 from tvb_lockstep.spikenet_side.adapter import BuildRequest
 from tvb_lockstep.spikenet_side.conformance import Conformance
 from tvb_lockstep.spikenet_side.netpyne import NetPyNE
+from tvb_lockstep.spikenet_side.netpyne.mechanisms import requirements
+
+FOLDER = Path(__file__).with_name("jump")
 
 
 class TestNetPyNE(Conformance):
+    jump_mV = None if requirements(FOLDER) else 1.0  # noqa: N815
     weights = {"relay": 1.1, "pair": 2 / 3, "cell": 1.0}  # noqa: RUF012 - IntFire1 fires above 1
 
     def make(self) -> NetPyNE:
-        return NetPyNE()
+        return NetPyNE(FOLDER if self.jump_mV else None)
 
     def build(self, request: BuildRequest) -> dict[str, Any]:
         from netpyne import specs
@@ -36,4 +42,6 @@ class TestNetPyNE(Conformance):
                 soma = {"geom": {"L": side, "diam": side, "cm": 1.0}, "vinit": start, "threshold": -55.0}
                 params.cellParams[labels[-1]] = {"conds": {"cellType": labels[-1]}, "secs": {"soma": soma}}
             populations[region] = {"relay": f"relay_{region}", "pair": f"pair_{region}", "cell": labels}
+        if self.jump_mV:
+            params.synMechParams["jump"] = {"mod": "Jump", "cap": 0.1}
         return {"netParams": params, "simConfig": specs.SimConfig(), "populations": populations}
