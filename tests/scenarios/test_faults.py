@@ -273,7 +273,7 @@ def test_in_one_process_a_program_that_cannot_start_or_ctrl_c_ends_the_others_to
     write_experiment(tmp_path / "own", network="def build(request):\n    return 1 / 0\n")
     ended = running.lockstep("run", tmp_path / "own", "--run-dir", tmp_path / "a", *running.settings(values))
     assert ended.code != 0 and "division by zero" in ended.text
-    slow = MODEL.format(broken="pass").replace("    conn =", "    import time\n    time.sleep(5)\n    conn =")
+    slow = MODEL.format(broken="pass").replace("    conn =", "    import time\n    time.sleep(3)\n    conn =")
     write_experiment(tmp_path / "slow", tvb=slow)
     waiting = running.Program("run", tmp_path / "slow", "--run-dir", tmp_path / "b", *running.settings(values))
     running.wait_until((tmp_path / "b" / "peers" / "spikenet.json").exists, "NEST takes its place")
