@@ -157,7 +157,6 @@ def test_what_the_network_cannot_do_is_found_by_check_without_running(overrides,
     ("override", "what"),
     [
         ("exchange.synchronization_time=20", "r_precuneus -> r_isthmuscingulate"),
-        ("spikenet.params.n_excitatry=3", "spikenet.params.n_excitatry: unknown key"),
         (f"{BACK}.transformer_params.unit=mV", "unit 'mV' cannot be converted to 'Hz'"),
     ],
 )

@@ -193,7 +193,7 @@ def test_lockstep_run_names_a_killed_program_and_says_which_signal(tmp_path):
 
 
 def test_a_stopped_program_is_not_taken_for_dead_and_the_numbers_stay_the_same(tmp_path):
-    values = {"duration": 1500.0}
+    values = {"duration": 700.0}
     reference = running.run(EXPERIMENT, tmp_path / "reference", values)
     run_dir = tmp_path / "run"
     terminals = {
@@ -209,7 +209,7 @@ def test_a_stopped_program_is_not_taken_for_dead_and_the_numbers_stay_the_same(t
         assert running.window_of(run_dir, name) <= stopped_at[name] + 1
         terminals[name].send(signal.SIGCONT)
     assert terminals["tvb"].end() == 0 and terminals["spikenet"].end() == 0
-    assert all(window < 749 for window in stopped_at.values()), "it was stopped in the middle"
+    assert all(window < 349 for window in stopped_at.values()), "it was stopped in the middle"
     assert running.differing(reference, run_dir) == []
 
 
