@@ -17,7 +17,7 @@ from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, ValidationEr
 from .errors import ExperimentError
 from .experiment_file import SIMULATORS, find, read, requirement_set, shipped
 
-__all__ = ["SIMULATORS", "Experiment", "find", "load", "shipped", "user_function", "validate"]
+__all__ = ["Experiment", "find", "load", "shipped", "user_function", "validate"]
 
 Names = Annotated[list[str], BeforeValidator(lambda value: [value] if isinstance(value, str) else value)]
 Regions = Annotated[list[str | int], BeforeValidator(lambda value: value if isinstance(value, list) else [value])]

@@ -21,6 +21,7 @@ LOCK_WAIT_S = 30.0
 # what lockstep writes before it renames it: NAME.PID.tmp, NAME.PID.THREAD.tmp, .NAME.PID
 TEMPORARY = re.compile(r".+?\.(\d+)(?:\.\d+)?\.tmp|\..+\.(?:h5|json|html|npy)\.(\d+)")
 
+
 def write_json(path: Path, content: dict[str, Any]) -> None:
     """Write at once: a reader sees all of it or nothing."""
     temporary = path.with_name(f"{path.name}.{os.getpid()}.{threading.get_ident()}.tmp")
