@@ -28,6 +28,11 @@ class TransformerError(ValueError):
 
 
 class Transformer(Protocol[Raw, Out]):
+    """A class has besides: `name`; `raw_kind` and `out_kind`, "dense" or "spikes"; `describe(params)`, its equation in
+    a line; and, where one population has to do with several variables of TVB, their number as `n_voi`: on TVB's side
+    the columns of all regions for the first variable, then for the second; on the other side one for each region.
+    """
+
     clipped: int  # values that `clip = true` has set to 0 so far
     counted: int  # spikes that went into rates so far
 
@@ -107,8 +112,10 @@ def read_params(name: str, given: Mapping[str, Any], defaults: Mapping[str, Any]
 
 
 def per_column(name: str, key: str, value: Any, labels: Sequence[str]) -> np.ndarray:
-    """`value`, a number or a list of one number per column, as an array (n_columns,) of float64."""
-    values = value if isinstance(value, list | tuple | np.ndarray) else [value] * len(labels)
+    """`value`, a number (also as a list of one) or a list of one number per column, as an array (n_columns,)."""
+    values = value if isinstance(value, list | tuple | np.ndarray) else [value]
+    if len(values) == 1:
+        values = [values[0]] * len(labels)
     if len(values) != len(labels):
         raise TransformerError(
             f"transformer {name}: {key} has {len(values)} value{'s' * (len(values) != 1)}, but the channel has "

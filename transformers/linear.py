@@ -32,7 +32,7 @@ class Linear:
 
     def __init__(
         self, params: Mapping[str, Any], raw: SignalLike, out: SignalLike, clock: Clock, seed: int, key: str,
-        initial: float = 0.0, *, name: str = "linear",
+        initial: float | np.ndarray = 0.0, *, name: str = "linear",
     ) -> None:  # fmt: skip
         given = read_params(name, params, self.defaults)
         if len(raw.labels) != len(out.labels):
@@ -44,7 +44,7 @@ class Linear:
         self._labels = tuple(raw.labels)
         self._scale = per_column(name, "scale_factor", given["scale_factor"], raw.labels)
         self._translation = per_column(name, "translation_factor", given["translation_factor"], raw.labels)
-        self._initial = initial
+        self._initial = np.broadcast_to(np.asarray(initial, np.float64), (1, len(raw.labels)))
         self._unit = out.unit
         self._rate = is_rate(out.unit)
         self._clip = given["clip"]
@@ -79,7 +79,7 @@ class Linear:
 
     def initial(self) -> np.ndarray:
         """What goes out for the time before t = 0, (n_columns,): y of the stated initial value of x."""
-        return self(np.full((1, len(self._labels)), float(self._initial)), 0, 1)[0]
+        return self(self._initial, 0, 1)[0]
 
     def _negative(self, y: np.ndarray, first_step: int) -> None:
         if not self._clip:

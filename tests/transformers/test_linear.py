@@ -26,6 +26,11 @@ def test_values_are_scaled_and_translated_per_column():
     assert y.dtype == np.float64
 
 
+def test_a_list_of_a_single_number_is_that_number_for_all_columns():
+    y = linear({"scale_factor": [1000.0]})(np.array([[1.0, 2.0]]), 0, 1)
+    np.testing.assert_array_equal(y, [[1000.0, 2000.0]])
+
+
 def test_without_parameters_values_pass_unchanged():
     x = np.random.default_rng(0).random((5, 2))
     np.testing.assert_array_equal(linear({})(x, 3, 8), x)
@@ -76,7 +81,7 @@ def test_currents_and_potentials_may_be_negative():
         ({"scale": 1.0}, "Hz", ["unknown parameter 'scale'", "scale_factor", "translation_factor", "unit", "clip"]),
         ({"scale_factr": 1.0}, "Hz", ["Did you mean 'scale_factor'?"]),
         ({"scale_factor": [1.0, 2.0, 3.0]}, "Hz", ["scale_factor has 3 values", "2 columns", "E@a, E@b"]),
-        ({"translation_factor": [1.0]}, "Hz", ["translation_factor has 1 value,", "2 columns"]),
+        ({"translation_factor": []}, "Hz", ["translation_factor has 0 values", "2 columns"]),
         ({"scale_factor": "2"}, "Hz", ["scale_factor = '2'", "finite number"]),
         ({"scale_factor": True}, "Hz", ["scale_factor = True"]),
         ({"scale_factor": float("nan")}, "Hz", ["scale_factor = nan"]),
