@@ -200,7 +200,9 @@ class Nest:
 
         min_delay_steps = self._choose_min_delay(bool(metered))
         self.min_delay_ms = self._ms(min_delay_steps)
-        self._recorder = nest.Create("spike_recorder")
+        # In ms the recorder subtracts a spike's offset within its step: neurons with precise times would be put into
+        # the step before, and to iaf_bw_2001 the offset is something else altogether.
+        self._recorder = nest.Create("spike_recorder", params={"time_in_steps": True})
         # NEST takes the smallest delay of all connections as its min_delay. The recorder's delay does not change what
         # it records, so it is the place to say it.
         for (region, name), nodes in self._nodes.items():
@@ -241,7 +243,7 @@ class Nest:
             if channel.model == "CURRENT":
                 steps -= 1  # the generator's own latency
             self._connect(device, self._nodes[key], where, weight=float(edge.weight), delay=self._ms(steps),
-                          receptor_type=int(channel.proxy_params.get("receptor_type", 0)))  # fmt: skip
+                          receptor_type=int(channel.receptor(edge)))  # fmt: skip
         return device
 
     def _population(self, label: str, where: str) -> tuple[str, str]:
@@ -368,16 +370,16 @@ class Nest:
         self._api.llapi_set_nc_status(self._recorder._datum, [{"n_events": 0}])
         self.counters["recorded"] += len(times)
         n = self._n_neurons
-        keys = np.rint(times * (NS_PER_MS / self._step_ns)).astype(np.int64) - 1
+        keys = times.astype(np.int64) - 1
         keys *= n
         keys += self._number[events["senders"]]
         keys.sort()
         steps, senders = np.divmod(keys, n)
         if steps[0] < first_step * self._dt_steps or steps[-1] >= end_step * self._dt_steps:
             raise LockstepError(
-                f"NEST recorded spikes from {times.min()} to {times.max()} ms in the window "
-                f"({self._ms(first_step * self._dt_steps):g}, {self._ms(end_step * self._dt_steps):g}]: something else "
-                f"has simulated, or changed the recorder."
+                f"NEST recorded spikes from {self._ms(int(times.min())):g} to {self._ms(int(times.max())):g} ms in the "
+                f"window ({self._ms(first_step * self._dt_steps):g}, {self._ms(end_step * self._dt_steps):g}]: "
+                f"something else has simulated, or changed the recorder."
             )
         steps *= self._step_ticks
         return Spikes(steps, senders.astype(np.int32))
