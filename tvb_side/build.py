@@ -26,10 +26,10 @@ from .library import (
     TraitError,
     coupling,
     integrators,
-    models,
     monitors,
     noise,
 )
+from .models import model_class, model_names
 
 LOG = logging.getLogger(__name__)
 # monitors that need more than a TOML file can say, or that lockstep replaces
@@ -148,10 +148,9 @@ def _connectivity(section: TvbSection, folder: Path) -> Connectivity:
 
 
 def _model(section: TvbSection, n_regions: int) -> Any:
-    names = [model.value for model in models.ModelsEnum if model.name != "BASE_MODEL"]
-    if section.model not in names:
+    if section.model not in (names := model_names()):
         raise ExperimentError(f"tvb.model = {section.model!r}: {_unknown(section.model, names, 'model')}")
-    model = getattr(models, section.model)()
+    model = model_class(section.model)()
     _set(model, section.model_params, "tvb.model_params", (1, n_regions))
     return model
 
@@ -173,10 +172,11 @@ def _integrator(section: TvbSection, model: Any, seed: int) -> Any:
             raise ExperimentError(f"tvb.nsig = {section.nsig}: {section.integrator} has no noise. Take a stochastic "
                                   f"integrator, for example HeunStochastic, or leave nsig out.")  # fmt: skip
         return chosen(dt=section.dt)
-    if len(nsig) not in (1, len(model.state_variables)) or (nsig < 0).any():
+    noisy = [name for name in model.state_variables if name not in (model.non_integrated_variables or ())]
+    if len(nsig) not in (1, len(noisy)) or (nsig < 0).any():
         raise ExperimentError(
             f"tvb.nsig = {section.nsig}: one value, or one for each of {section.model}'s state variables "
-            f"({', '.join(model.state_variables)}), and none below zero."
+            f"({', '.join(noisy)}), and none below zero."
         )
     # the seed given here counts; set on the finished object TVB would ignore it
     return chosen(dt=section.dt, noise=noise.Additive(nsig=nsig, noise_seed=seed))

@@ -11,7 +11,7 @@ from typing import Any
 with warnings.catch_warnings():
     # optional packages (geodesic distances of surfaces), of no use for region-level simulations
     warnings.filterwarnings("ignore", category=UserWarning, module=r"tvb\.")
-    from tvb.basic.neotraits.api import Attr, Float, HasTraits, Int, NArray
+    from tvb.basic.neotraits.api import Attr, Final, Float, HasTraits, Int, List, NArray
     from tvb.basic.neotraits.ex import TraitError
     from tvb.datatypes.connectivity import Connectivity
     from tvb.simulator import coupling, integrators, models, monitors, noise
@@ -70,9 +70,11 @@ class PlainAccess:
 __all__ = [
     "Attr",
     "Connectivity",
+    "Final",
     "Float",
     "HasTraits",
     "Int",
+    "List",
     "NArray",
     "PlainAccess",
     "Simulator",

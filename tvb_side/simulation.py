@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import copy
 import difflib
+from collections import deque
 from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Literal
@@ -58,7 +59,12 @@ class RegionSimulation:
         (found by trying: WilsonCowan has E and I as coupling variables but reads the coupling of E only).
         "refuse" (default) raises ExperimentError: any other choice lets a number into the rest of the brain that no
         spiking neuron has to do with, and the result looks as good as a right one. "hold_initial" keeps its value of
-        t = 0; "free" lets TVB's own model of the region, which knows nothing of the spiking network, compute it.
+        t = 0; "free" lets TVB's own model of the region, which knows nothing of the spiking network, compute it;
+        "follow" lets TVB's own model compute every variable of the region that is not delivered from those that are:
+        they are put into its state before each step, which gets the region's coupling, noise and stimulus as in a plain
+        run. Step s -> s + 1 of these variables is integrated as soon as all states at s and the coupling of that step
+        are known, at the latest when the delivery of the window comes in; like what is delivered they reach others
+        over delays of a window or more, so that the numbers do not depend on the window.
     n_steps: TVB steps of the whole run; needed when the simulator has a stimulus.
 
     Attributes
@@ -84,7 +90,7 @@ class RegionSimulation:
         groups: Sequence[Sequence[Region]] = (),
         exclusive: bool = True,
         *,
-        undelivered: Literal["refuse", "hold_initial", "free"] = "refuse",
+        undelivered: Literal["refuse", "hold_initial", "free", "follow"] = "refuse",
         n_steps: int | None = None,
     ) -> None:
         self._sim = sim = simulator
@@ -146,7 +152,12 @@ class RegionSimulation:
         self._driven_delays = self._needs(Rows(self._history, driven.tolist()))[2]
         self._batch = self._batch_steps()
         self._prepare_stimulus(n_steps)
+        self._follower = None
+        if undelivered == "follow" and len(self._known) > len(self.columns):
+            self._follower = _Follower(sim)
+            self._follower_rows = Rows(self._history, sorted(self._idle.tolist()))
         parts = (sim, sim.model, sim.integrator, getattr(sim.integrator, "noise", None), sim.coupling)
+        parts += self._follower.parts if self._follower else ()
         self._plain_access = PlainAccess(part for part in parts if part is not None)
         self.monitors = self._describe_monitors()
         self._recorders = [(monitor.record, isinstance(monitor, monitors.AfferentCoupling)) for monitor in sim.monitors]
@@ -257,17 +268,19 @@ class RegionSimulation:
         replaced = [region for region, names in by_region.items() if names]
         missing = [(r, v) for r in replaced for v in self._variables if v not in by_region[r]]
         pairs = [(r, v) for r, names in by_region.items() for v in names] + missing
-        self._column = {column: i for i, column in enumerate(self.columns)}
-        self._known = np.zeros(len(self.columns), dtype=np.int64)  # last step delivered, per column
+        # those whose values come from outside of `advance`: the delivered ones first, then those that follow them
+        known = pairs if undelivered == "follow" else pairs[: len(self.columns)]
+        self._known_columns = [(self.region_labels[r], v) for r, v in known]
+        self._column = {column: i for i, column in enumerate(self._known_columns)}
+        self._known = np.zeros(len(known), dtype=np.int64)  # last step known, per column
         # flat positions in a row of states, and in one of the history: first what is delivered, then what is not
         self._in_states = np.array([self._variables.index(v) * n_node + r for r, v in pairs], dtype=np.intp)
         coupled = [(i, self._cvars.index(v) * n_node + r) for i, (r, v) in enumerate(pairs) if v in self._cvars]
-        n_delivered = len(self.columns)
-        self._history_columns = np.array([i for i, _ in coupled if i < n_delivered], dtype=np.intp)
-        self._in_history = np.array([at for i, at in coupled if i < n_delivered], dtype=np.intp)
+        self._history_columns = np.array([i for i, _ in coupled if i < len(known)], dtype=np.intp)
+        self._in_history = np.array([at for i, at in coupled if i < len(known)], dtype=np.intp)
         self._delivered = np.full((len(self._states), len(pairs)), np.nan)
-        self._column_region = np.array([r for r, _ in pairs[:n_delivered]], dtype=np.intp)
-        self._column_coupled = np.array([v in self._cvars for _, v in pairs[:n_delivered]], dtype=bool)
+        self._column_region = np.array([r for r, _ in known], dtype=np.intp)
+        self._column_coupled = np.array([v in self._cvars for _, v in known], dtype=bool)
 
         read = self._variables_read() if any(v in self._cvars for _, v in missing) else set()
         gaps = [(r, v) for r, v in missing if v in read]
@@ -280,6 +293,7 @@ class RegionSimulation:
                 f"voi = [\"{variable}\"], or choose a model or coupling that does not read it."
             )
         rest = [(r, v) for r, v in missing if v in self._cvars and not (undelivered == "free" and v in read)]
+        rest = [] if undelivered == "follow" else rest
         self._rest_in_history = np.array([self._cvars.index(v) * n_node + r for r, v in rest], dtype=np.intp)
         hold = {at: undelivered == "hold_initial" and v in read for at, (_, v) in zip(self._rest_in_history, rest, strict=True)}  # noqa: E501
         now = self._history.buffer[self._offset].reshape(-1)
@@ -332,7 +346,16 @@ class RegionSimulation:
             if n_steps is None:
                 raise ExperimentError("The simulator has a stimulus: n_steps, the length of the whole run, is needed.")
             sim.stimulus.configure_time((np.arange(n_steps) * self.dt_ms).reshape((1, -1)))
-            self._stimulus = np.zeros((sim.model.nvar, sim.number_of_nodes, 1))
+            # TVB's own is one row per state variable, and does not fit a model that does not integrate all of them
+            integrated = np.flatnonzero(sim.model.state_variable_mask)
+            self._stimulus = np.zeros((len(integrated), sim.number_of_nodes, 1))
+            self._stimulated = np.flatnonzero(np.isin(integrated, sim.model.stvar))
+
+    def _stimulus_at(self, step: int) -> Any:
+        """What the stimulus adds to the derivatives of the integrated variables in the step from `step` on."""
+        if self._sim.stimulus is not None:
+            self._stimulus[self._stimulated] = self._sim.stimulus(step).reshape((1, -1, 1))
+        return self._stimulus
 
     def _describe_monitors(self) -> list[dict[str, Any]]:
         sim = self._sim
@@ -423,7 +446,7 @@ class RegionSimulation:
         if self.current_step or self._recorded:
             raise RuntimeError("set_initial after the first step")
         at = self.region_index(region)
-        if (self.region_labels[at], variable) not in self._column:
+        if (self.region_labels[at], variable) not in self.columns:
             raise ExperimentError(f"{variable} of region {region!r} is not delivered; there is {self.columns}.")
         row = self._variables.index(variable)
         self._last_terms = (-1, 0, None)
@@ -492,10 +515,11 @@ class RegionSimulation:
         self._reserve(end_step)
         with self._plain_access:
             self._advance(end_step)
+        self._follow()
 
     def _advance(self, end_step: int) -> None:
-        sim, history, function, model = self._sim, self._history, self._sim.coupling, self._sim.model
-        integrate, state, stimulus = self._integrate, self._own, self._stimulus
+        history, function, model = self._history, self._sim.coupling, self._sim.model
+        integrate, state = self._integrate, self._own
         while self.current_step < end_step:
             first = self.current_step
             n = min(end_step - first, self._batch)
@@ -511,9 +535,7 @@ class RegionSimulation:
                 terms[:, :, self._idle] = 0.0
             at = first + 1 + self._offset
             for j in range(n):
-                if sim.stimulus is not None:
-                    stimulus[model.stvar, :, :] = sim.stimulus(first + j).reshape((1, -1, 1))
-                state = integrate(state, model, terms[j], 0.0, stimulus)
+                state = integrate(state, model, terms[j], 0.0, self._stimulus_at(first + j))
                 self._states[at + j] = state
             self._own = state
             self._close(first + 1, n)
@@ -580,10 +602,56 @@ class RegionSimulation:
             flat[i0:i1, self._in_states] = self._delivered[i0:i1]
             past = self._history.buffer.reshape(len(flat), -1)
             past[i0:i1, self._in_history] = self._delivered[i0:i1, self._history_columns]
+            self._follow()
+
+    def _follow(self) -> None:
+        """Integrate the variables that nobody delivers ("follow") as far as everything that they depend on is known.
+
+        That is the step of a plain run, repeated for all nodes with the states that are now complete; of its result
+        only the variables that follow are taken.
+        """
+        if self._follower is None:
+            return
+        n_delivered = len(self.columns)
+        following = self._in_states[n_delivered:]
+        to = min(int(self._known[:n_delivered].min()), self.current_step)
+        while (first := int(self._known[n_delivered])) < to:
+            # what follows may couple to what follows: no further than the shortest delay allows
+            end = min(to, first + self._batch)
+            i0, i1 = first + 1 + self._offset, end + 1 + self._offset
+            with self._plain_access:
+                terms = self._terms_of_followers(first, end - first)
+                for j in range(end - first):
+                    state = self._follower.step(self._states[i0 + j - 1], terms[j], self._stimulus_at(first + j))
+                    self._states[i0 + j].reshape(-1)[following] = state.reshape(-1)[following]
+            values = self._states.reshape(len(self._states), -1)[i0:i1, following]
+            if not np.isfinite(values).all():
+                j, i = np.argwhere(~np.isfinite(values))[0]
+                region, variable = self._known_columns[n_delivered + i]
+                raise LockstepError(
+                    f"{variable} of region {region}, which follows what the spiking side delivers, is {values[j, i]} "
+                    f"at {(first + 1 + j) * self.dt_ms:g} ms. Check what is delivered (its scale_factor), or choose a "
+                    f"shorter tvb.dt."
+                )
+            self._delivered[i0:i1, n_delivered:] = values
+            past = self._history.buffer.reshape(len(self._states), -1)
+            past[i0:i1, self._in_history] = self._delivered[i0:i1, self._history_columns]
+            self._known[n_delivered:] = end
+
+    def _terms_of_followers(self, first: int, n: int) -> np.ndarray:
+        """The coupling of n steps from `first`, (n, n_cvar, n_node, n_mode); 0 but for the regions that follow."""
+        function, history, regions = self._sim.coupling, self._history, self._follower_rows.regions
+        if self._vectorised:
+            part = history.coupling_window(function, first, n, self._follower_rows)
+            terms = np.zeros((n, len(part), *self._own.shape[1:]), part.dtype)
+            terms[:, :, regions] = part.swapaxes(0, 1)
+            return terms
+        return history.coupling_at(function, first)[None].copy()
 
     @property
     def delivered_step(self) -> int:
-        """The last step for which every column is delivered; the current step when nothing is to be delivered."""
+        """The last step for which every column is delivered, and what follows from it computed; the current step when
+        nothing is to be delivered."""
         return int(self._known.min()) if len(self._known) else self.current_step
 
     def record(self, end_step: int | None = None) -> list[list[tuple[float, np.ndarray]]]:
@@ -616,7 +684,7 @@ class RegionSimulation:
         replaced = np.zeros(len(self.region_labels), dtype=bool)
         replaced[self._column_region] = True
         own = rows.delays[~replaced[rows.sources]]
-        delays = np.full(len(self.columns), FAR, dtype=np.int64)
+        delays = np.full(len(self._known), FAR, dtype=np.int64)
         for i, (region, coupled) in enumerate(zip(self._column_region, self._column_coupled, strict=True)):
             edges = rows.delays[rows.sources == region]
             if coupled and len(edges):
@@ -657,7 +725,7 @@ class RegionSimulation:
                                f"{end_step - 1 - own_delay}, TVB is at step {self.current_step}")  # fmt: skip
         if not self._is_known(end_step, delays):
             i = int(np.argmin(self._known + delays))
-            raise RuntimeError(f"the coupling of step {end_step - 1} needs {self.columns[i]} at step "
+            raise RuntimeError(f"the coupling of step {end_step - 1} needs {self._known_columns[i]} at step "
                                f"{end_step - 1 - delays[i]}, it was delivered up to step {self._known[i]}")  # fmt: skip
         self._require_kept(first_step - self.horizon_steps + 1)
 
@@ -688,3 +756,40 @@ class RegionSimulation:
         self._offset -= drop
         self._history.offset = self._offset
 
+
+
+class _Follower:
+    """Repeats steps of a simulator with other states, and with the random numbers that the simulator has drawn.
+
+    It notes what the simulator's noise generates, once per step, and gives it to a second integrator in that order.
+    """
+
+    def __init__(self, simulator: Any) -> None:
+        sim = simulator
+        if hasattr(sim.integrator, "_ode"):  # its steps depend on those before, and on all regions together
+            raise ExperimentError(
+                f'undelivered = "follow": {type(sim.integrator).__name__} chooses its steps for all regions together '
+                f"and cannot repeat one. Choose an integrator with a fixed step, for example HeunStochastic."
+            )
+        self.model, self.integrator = copy.copy(sim.model), copy.copy(sim.integrator)  # some remember the last call
+        method = "integrate_with_update" if sim.model.has_nonint_vars else "integrate"
+        self._integrate = getattr(self.integrator, method)
+        self.parts: tuple[Any, ...] = (self.model, self.integrator)
+        noise = getattr(sim.integrator, "noise", None)
+        if noise is not None:
+            drawn: deque[np.ndarray] = deque()
+            generate = noise.generate
+
+            def note(*args: Any, **kwargs: Any) -> np.ndarray:
+                values = generate(*args, **kwargs)
+                drawn.append(values.copy())  # integrators scale it in place
+                return values
+
+            noise.generate = note
+            again = self.integrator.noise = copy.copy(noise)
+            again.generate = lambda *args, **kwargs: drawn.popleft()
+            self.parts += (again,)
+
+    def step(self, state: np.ndarray, term: np.ndarray, stimulus: Any) -> np.ndarray:
+        """The states after one step from `state`, (n_variables, n_regions, n_modes)."""
+        return self._integrate(state.copy(), self.model, term, 0.0, stimulus)
