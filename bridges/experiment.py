@@ -55,12 +55,14 @@ class TvbSection(Section):
 
 
 class SpikenetSection(Section):
-    """One spiking program. `build` names a function that makes the network; it sees `params`."""
+    """One spiking program. `build` names a function that makes the network; it sees `params`. `prepare` names one that
+    gets the Network (spikenet_side/network.py) before the first window, to set and look at what is in it."""
 
     name: str = Field("spikenet", pattern=r"^[A-Za-z][A-Za-z0-9_-]{0,30}$")
     simulator: str  # one of SIMULATORS, or "module:Class"
     regions: Regions = Field(min_length=1)
     build: str = "network:build"
+    prepare: str | None = None
     params: dict[str, Any] = {}
     resolution: float = Field(0.1, gt=0)  # ms
     min_delay: float | None = Field(None, gt=0)  # ms; NEST's communication slice

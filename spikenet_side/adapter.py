@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any, Protocol
 
 import numpy as np
@@ -46,13 +46,38 @@ class Connectome:
 @dataclass(frozen=True)
 class BuildRequest:
     """What a user's `build` function gets: regions, own parameters, seed, connectome; and the simulator is already set
-    up (resolution, seed), so that it only creates neurons and connects them."""
+    up (resolution, seed), so that it only creates neurons and connects them.
+
+    simulator: "nest", "annarchy", "netpyne", for functions that make a network in any. devices: what was named, by
+    ("input" or "output", name, region).
+    """
 
     regions: tuple[str, ...]
     params: dict[str, Any]
     seed: int
     resolution_ms: float
     connectome: Connectome
+    simulator: str = field(default="", kw_only=True)
+    devices: dict[tuple[str, str, str], Any] = field(default_factory=dict, kw_only=True)
+
+    def add_input_device(self, name: str, region: str, device: Any) -> None:
+        """Name a stimulating device of one's own, to be found as ``network.input_devices[name, region]``.
+
+        device: a NodeCollection of NEST, a Population of ANNarchy, a label of NetPyNE's popParams or stimSourceParams.
+        """
+        self._add("input", name, region, device)
+
+    def add_output_device(self, name: str, region: str, device: Any) -> None:
+        """Name a recording device of one's own, to be found as ``network.output_devices[name, region]``."""
+        self._add("output", name, region, device)
+
+    def _add(self, direction: str, name: str, region: str, device: Any) -> None:
+        where = f"add_{direction}_device({name!r}, {region!r}, …)"
+        if region not in self.regions:
+            raise ExperimentError(f"{where}: this program has no region {region!r}; it has {', '.join(self.regions)}.")
+        if (direction, name, region) in self.devices:
+            raise ExperimentError(f"{where}: there is such a device already; give each a name of its own.")
+        self.devices[direction, name, region] = device
 
 
 class SpikingSimulator(Protocol):
@@ -63,6 +88,7 @@ class SpikingSimulator(Protocol):
     populations: known after `open`, in the order of their neurons' numbers.
     counters: by input channel what was handed to the simulator so far (spikes, or values of a dense signal), and under
     "recorded" the spikes that came out.
+    One that has a method ``network()``, which returns a Network (network.py), can be addressed by `spikenet.prepare`.
     """
 
     name: str

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import sys
 import time
 from collections.abc import Callable
 from pathlib import Path
@@ -21,6 +22,7 @@ from ..bridges.results import SPIKES_NUMBER, finish_if_last
 from ..bridges.session import Session, paste_command
 from ..bridges.timing import Timing
 from .adapter import Connectome, SpikingSimulator
+from .network import Network
 
 METHODS = ("open", "connect", "feed", "run", "spikes", "potential", "close")
 
@@ -56,7 +58,7 @@ def build_of(section: SpikenetSection, folder: Path) -> Callable[..., Any]:
     network.py; they go before it where `build` is "network:build", as it is when nothing is said."""
     reference = section.build
     if reference == "network:build":
-        own = f"network_{section.simulator.partition(':')[0].replace('.', '_')}"
+        own = _own_module(section)
         if (folder / f"{own}.py").is_file():
             reference = f"{own}:build"
         elif not (folder / "network.py").is_file():
@@ -65,6 +67,40 @@ def build_of(section: SpikenetSection, folder: Path) -> Callable[..., Any]:
                 f"the network of {section.simulator} into one of them, or name your own 'module:function'."
             )
     return user_function(reference, folder, f"{section.name}.build")
+
+
+def _own_module(section: SpikenetSection) -> str:
+    return f"network_{section.simulator.partition(':')[0].replace('.', '_')}"
+
+
+def prepare_of(section: SpikenetSection, folder: Path) -> Callable[[Network], Any] | None:
+    """The function that `prepare` names, from the very module that has made the network where it is the same one."""
+    if section.prepare is None:
+        return None
+    name, _, function = section.prepare.partition(":")
+    if name == "network" and (folder / f"{_own_module(section)}.py").is_file():
+        name = _own_module(section)
+    file = folder / f"{name}.py"
+    for module in list(sys.modules.values()):
+        made = getattr(module, function, None) if getattr(module, "__file__", None) == str(file) else None
+        if callable(made):
+            return cast(Callable[[Network], Any], made)
+    return user_function(f"{name}:{function}", folder, f"{section.name}.prepare")
+
+
+def prepare_network(
+    simulator: SpikingSimulator, section: SpikenetSection, folder: Path, prepare: Callable[[Network], Any] | None = None
+) -> None:
+    """Hand the network, with its proxies, to the user's function before the first window: the one given, or the one
+    that the section names; nothing without any."""
+    prepare = prepare or prepare_of(section, folder)
+    if prepare is None:
+        return
+    if not hasattr(simulator, "network"):
+        raise ExperimentError(f"{section.name}.prepare: {type(simulator).__name__} has no network(): it cannot be "
+                              f"addressed. Leave prepare out, or write it (tvb_lockstep.spikenet_side.network).")  # fmt: skip
+    with noting(f"{section.name}.prepare = {section.prepare!r}"):
+        prepare(simulator.network())
 
 
 def open_network(
@@ -93,11 +129,15 @@ def program_seed(seed: int, name: str) -> int:
     return int(words[0] % (2**31 - 1)) + 1
 
 
-def run(session: Session, folder: Path, build: Any = None, simulator: SpikingSimulator | None = None) -> None:
+def run(
+    session: Session, folder: Path, build: Any = None, simulator: SpikingSimulator | None = None, prepare: Any = None
+) -> None:
     """Take part in a run as the spiking program `session.peer`.
 
-    folder: where the experiment's own Python lies. build: a function in place of the one that the experiment names.
+    folder: where the experiment's own Python lies. build, prepare: functions in place of those that the experiment
+    names.
     """
+    session.folder = folder
     section = session.experiment.program(session.peer)
     simulator = simulator or simulator_of(section, folder)
     session.meet()
@@ -111,6 +151,7 @@ def run(session: Session, folder: Path, build: Any = None, simulator: SpikingSim
     session.on_close(simulator.close)
     inputs, outputs = contract.of(session.peer)
     simulator.connect(inputs, outputs)
+    prepare_network(simulator, section, folder, prepare)
     inlets, outlets = open_ends(session, contract)
     neurons = sum(population.size for population in simulator.populations)
     address = Address(session.run_id, SPIKES_NUMBER, f"{session.peer}.spikes", SPIKES, neurons)
@@ -178,13 +219,13 @@ def _only(spikes: Spikes, columns: np.ndarray) -> Spikes:
 
 def join(
     build: Any, experiment: str, run_dir: str | Path, name: str = "spikenet", overrides: list[str] | None = None,
-    resumed: bool = False,
+    resumed: bool = False, prepare: Callable[[Network], Any] | None = None,
 ) -> None:  # fmt: skip
     """Join a run from a script of one's own, with a network of one's own. Blocks until the run has ended.
 
     build: a function that gets a BuildRequest and makes the network, as `spikenet.build` names one. experiment: name,
     folder or file of the experiment. name: which of its spiking programs this is. resumed: go on where this program of
-    the run died.
+    the run died. prepare: gets the Network, to set and look at what is in it before the first window.
     Raises LockstepError with the message that the command would print.
     """
     loaded, path = load(experiment, overrides)
@@ -194,4 +235,4 @@ def join(
         Path(run_dir), name, loaded, resumed=resumed,
         command=lambda other: paste_command("lockstep", other, arguments),
     )  # fmt: skip
-    session.run(lambda session: run(session, path.parent, build), lambda: finish_if_last(session))
+    session.run(lambda session: run(session, path.parent, build, prepare=prepare), lambda: finish_if_last(session))

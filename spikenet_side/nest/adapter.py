@@ -16,7 +16,7 @@ from typing import Any
 
 import numpy as np
 
-from ...bridges.contract import Channel
+from ...bridges.contract import Channel, split_label
 from ...bridges.errors import ExperimentError, LockstepError
 from ...bridges.experiment import SpikenetSection
 from ...bridges.frame import Payload, Spikes
@@ -34,6 +34,8 @@ from ..adapter import (
     shown,
     steps_of,
 )
+from ..network import Network
+from .network import NestAccess
 
 MODELS = {"RATE": "dense", "SPIKES": "spikes", "CURRENT": "dense"}
 DEVICES = {
@@ -135,8 +137,11 @@ class Nest:
         nest.ResetKernel()
         nest.verbosity = nest.VerbosityLevel.ERROR
         nest.set(**kernel)
-        request = BuildRequest(connectome.regions, section.params, seed, section.resolution, connectome)
+        request = BuildRequest(
+            connectome.regions, section.params, seed, section.resolution, connectome, simulator=self.name
+        )
         self._take(build(request), connectome.regions)
+        self._take_devices(request.devices)
         status = nest.GetKernelStatus()
         changed = {key: status[key] for key, value in kernel.items() if status[key] != value}
         if changed or status["biological_time"] != 0:
@@ -174,6 +179,20 @@ class Nest:
             owners = [f"{name}@{region}" for (region, name), own in self._ids.items() if twice[0] in own]
             raise refuse(f"node {twice[0]} is in more than one population: {', '.join(owners)}")
 
+    def _take_devices(self, devices: dict[tuple[str, str, str], Any]) -> None:
+        for (direction, name, region), device in devices.items():
+            if not isinstance(device, self._nest.NodeCollection) or len(device) == 0:
+                raise ExperimentError(
+                    f"{self._section.build}: {direction} device {name!r} of {region} is {shown(device)}; it must be a "
+                    f"non-empty NodeCollection, as nest.Create returns it."
+                )
+        self._own_devices = devices
+        self._outputs: list[Channel] = []
+        self._inputs: list[Channel] = []
+        self._devices: dict[str, list[Any]] = {}
+        self._recorder: Any = None
+        self._multimeter: Any = None
+
     def connect(self, inputs: list[Channel], outputs: list[Channel]) -> None:
         """Make one generator per group of every input channel, one recorder for all spikes, one multimeter for all
         potentials, and fix NEST's min_delay.
@@ -185,6 +204,7 @@ class Nest:
                          for channel in inputs}  # fmt: skip
         self._slot_of = {channel.name: np.repeat(np.arange(len(channel.out.sizes)), channel.out.sizes)
                           for channel in inputs}  # fmt: skip
+        self._inputs, self._outputs = inputs, outputs
         self._fed: dict[str, tuple[int, int]] = {channel.name: (0, 0) for channel in inputs}
         self.counters |= dict.fromkeys(self._devices, 0)
 
@@ -221,6 +241,26 @@ class Nest:
                 f"{self._section.build}: NEST's min_delay is {nest.min_delay} ms although {self.min_delay_ms:g} ms was "
                 f"asked for. Do not set min_delay in the build function; use spikenet.min_delay."
             )
+
+    def network(self) -> Network:
+        """The address book: after `open` populations and devices, after `connect` the proxies, too."""
+        access = NestAccess(self._nest)
+        network = Network(access, self.populations, self._nodes.values(), self._own_devices)
+        given: dict[tuple[str, str], tuple[Any, np.ndarray]] = {}
+        for channel in self._inputs:
+            for label, device in zip(channel.out.labels, self._devices[channel.name], strict=True):
+                key = (channel.name, split_label(label)[1])
+                both = given[key][0] + device if key in given else device
+                given[key] = both, access.ids(both)
+        taken: dict[tuple[str, str], tuple[Any, np.ndarray]] = {}
+        for channel in self._outputs:
+            recorder = self._multimeter if channel.model == "POTENTIAL" else self._recorder
+            for label in channel.raw.labels:
+                taken[channel.name, split_label(label)[1]] = recorder, access.ids(recorder)
+        network.add_proxies(given, taken)
+        own = [access.ids(each) for each in (self._recorder, self._multimeter) if each is not None]
+        access.hidden = np.concatenate([np.zeros(0, np.int64), *own])
+        return network
 
     def _device(self, channel: Channel, group: int) -> Any:
         """The generator of one group, connected along the group's edges."""
@@ -341,6 +381,11 @@ class Nest:
         check_run("NEST", first_step, end_step, self._now, self._fed)
         if threading.get_ident() != _home_thread:
             import_nest()  # raises
+        if first_step == 0 and abs((slice_ms := self._nest.min_delay) - self.min_delay_ms) > 1e-6:
+            raise ExperimentError(
+                f"NEST's min_delay has become {slice_ms} ms; it was {self.min_delay_ms:g} ms when the programs met. A "
+                f"connection that is made in {self._section.name}.prepare must have at least that delay."
+            )
         initial = None
         if first_step == 0 and self._multimeter is not None:
             initial = np.concatenate([np.atleast_1d(self._nodes[key].get("V_m")) for key in self._metered_keys])
