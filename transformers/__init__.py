@@ -8,19 +8,31 @@ from typing import Any
 
 from .base import Clock, End, SignalLike, Transformer, TransformerError
 from .chain import Chain
+from .instantaneous_rates import InstantaneousRates
+from .jansen_rit import JansenRitInverse, JansenRitSigmoid
 from .linear import Linear
+from .low_pass import LowPass
 from .own import of_class, of_function, try_out
+from .rates_to_correlated_spikes import RatesToCorrelatedSpikes
 from .rates_to_spikes import RatesToSpikes
 from .spikes_to_rates import SpikesToRates
 from .units import is_rate
+from .wong_wang import WongWangExc, WongWangInh
 
 __all__ = ["TRANSFORMERS", "Clock", "End", "Transformer", "TransformerError", "default_for", "describe", "is_own",
            "make", "n_voi", "stages"]  # fmt: skip
 
 TRANSFORMERS: dict[str, Any] = {
     "linear": Linear,
+    "low_pass": LowPass,
     "rates_to_spikes": RatesToSpikes,
+    "rates_to_correlated_spikes": RatesToCorrelatedSpikes,
+    "jansen_rit_sigmoid": JansenRitSigmoid,
+    "jansen_rit_inverse": JansenRitInverse,
     "spikes_to_rates": SpikesToRates,
+    "instantaneous_rates": InstantaneousRates,
+    "wong_wang_exc": WongWangExc,
+    "wong_wang_inh": WongWangInh,
 }
 
 _DEFAULTS = {

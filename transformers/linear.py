@@ -101,8 +101,9 @@ def linear_text(given: Mapping[str, Any], x: str) -> str:
     """``0.001·x + 2 [Hz], clipped at 0``, with the numbers given."""
     unit = f" [{given['unit']}]" if given.get("unit") else ""
     clip = ", clipped at 0" if given.get("clip") else ""
-    return f"{_number(given['scale_factor'])}·{x} + {_number(given['translation_factor'])}{unit}{clip}"
+    return f"{number(given['scale_factor'])}·{x} + {number(given['translation_factor'])}{unit}{clip}"
 
 
-def _number(value: Any) -> str:
+def number(value: Any) -> str:
+    """``0.5``, or ``(0.5, 2)`` for a list."""
     return f"({abbreviate(value)})" if isinstance(value, list | tuple) else abbreviate([value])

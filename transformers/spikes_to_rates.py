@@ -2,14 +2,15 @@
 
 from __future__ import annotations
 
-import math
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import numpy as np
 
 from .base import Clock, SignalLike, SpikesLike, TransformerError, abbreviate, per_column, read_params
+from .counts import SpikeCounts
 from .linear import linear_text
+from .low_pass import ExponentialFilter
 from .units import convert
 
 
@@ -42,7 +43,7 @@ class SpikesToRates:
 
     def __init__(
         self, params: Mapping[str, Any], raw: SignalLike, out: SignalLike, clock: Clock, seed: int, key: str,
-        initial: float = 0.0,
+        initial: float | np.ndarray = 0.0,
     ) -> None:  # fmt: skip
         given = read_params(self.name, params, self.defaults)
         if len(raw.labels) != len(raw.sizes) or len(raw.labels) != len(out.labels):
@@ -50,12 +51,7 @@ class SpikesToRates:
                 f"transformer {self.name}: {len(raw.sizes)} groups of neurons come in ({abbreviate(raw.labels)}) but "
                 f"{len(out.labels)} columns are to go out ({abbreviate(out.labels)}); there must be one per group."
             )
-        if raw.sizes and min(raw.sizes) < 1:
-            empty = raw.labels[raw.sizes.index(min(raw.sizes))]
-            raise TransformerError(f"transformer {self.name}: {empty} has no neurons; it has no rate.")
-        tau_ms = per_column(self.name, "tau_ms", given["tau_ms"], raw.labels)
-        if (tau_ms < 0).any():
-            raise TransformerError(f"transformer {self.name}: tau_ms = {given['tau_ms']!r}: it must not be negative.")
+        self._counts = SpikeCounts(self.name, raw, clock)
         self._scale = per_column(self.name, "scale_factor", given["scale_factor"], raw.labels)
         self._translation = per_column(self.name, "translation_factor", given["translation_factor"], raw.labels)
         if not isinstance(given["unit"], str):
@@ -67,70 +63,41 @@ class SpikesToRates:
                 self._scale, self._translation = factor * self._scale, factor * self._translation
         except TransformerError as error:
             raise TransformerError(f"transformer {self.name}: {error}") from None
-        self._labels = tuple(raw.labels)
-        self._dt_ticks = clock.dt_ticks
-        self._group_of = np.repeat(np.arange(len(raw.sizes)), raw.sizes)
-        self._per_spike = per_hz * 1000.0 / (np.array(raw.sizes, np.float64) * clock.dt_ms)
-        # math.exp, one by one: the vectorised exponential may differ in the last bit from machine to machine
-        self._decay = np.array([math.exp(-clock.dt_ms / tau) if tau > 0 else 0.0 for tau in tau_ms])
-        self._gain = np.array([-math.expm1(-clock.dt_ms / tau) if tau > 0 else 1.0 for tau in tau_ms])
-        self._filtered = bool((tau_ms > 0).any())
-        self._state = np.full(len(raw.labels), float(initial))
-        self._initial = self._state.copy()
-        self._next_step = 0
+        self._per_spike = per_hz * self._counts.hz_per_spike
+        self._initial = np.full(len(raw.labels), initial, np.float64)
         self.clipped = 0
-        self.counted = 0
+        self._prepare(given, params, raw.labels, clock)
+
+    def _prepare(
+        self, given: Mapping[str, Any], params: Mapping[str, Any], labels: Sequence[str], clock: Clock
+    ) -> None:
+        """Read the parameters of the smoothing, and make its state."""
+        tau_ms = per_column(self.name, "tau_ms", given["tau_ms"], labels)
+        if (tau_ms < 0).any():
+            raise TransformerError(f"transformer {self.name}: tau_ms = {given['tau_ms']!r}: it must not be negative.")
+        filtered = (tau_ms > 0).any()
+        self._filter = ExponentialFilter(self.name, tau_ms, clock.dt_ms, self._initial) if filtered else None
 
     def __call__(self, payload: SpikesLike, first_step: int, end_step: int) -> np.ndarray:
-        n_steps, n_groups = end_step - first_step, len(self._labels)
-        counts = self._counts(payload, first_step, n_steps, n_groups)
-        self.counted += int(counts.sum())
-        y = counts * self._per_spike
-        if self._filtered:
-            self._low_pass(y, first_step, end_step)
+        y = self._rates(self._counts(payload, first_step, end_step), first_step, end_step)
         y *= self._scale
         y += self._translation
         return y
 
+    def _rates(self, counts: np.ndarray, first_step: int, end_step: int) -> np.ndarray:
+        """The smoothed rates z [in `unit`] of `counts`, both (n_steps, n_groups)."""
+        rates = counts * self._per_spike
+        if self._filter is not None:
+            self._filter(rates, first_step, end_step)
+        return rates
+
+    @property
+    def counted(self) -> int:
+        return self._counts.total
+
     def initial(self) -> np.ndarray:
         """What goes out for the time before t = 0, (n_groups,): y of the stated initial rate."""
         return self._scale * self._initial + self._translation
-
-    def _counts(self, payload: SpikesLike, first_step: int, n_steps: int, n_groups: int) -> np.ndarray:
-        """Spikes per step and group, (n_steps, n_groups) int64."""
-        times, senders = payload.times, payload.senders
-        if len(times):
-            steps = times // self._dt_ticks - first_step
-            if steps.min() < 0 or steps.max() >= n_steps:
-                bad = times[(steps < 0) | (steps >= n_steps)][0]
-                raise TransformerError(
-                    f"transformer {self.name}: a spike at tick {bad} lies outside the window "
-                    f"[{first_step * self._dt_ticks}, {(first_step + n_steps) * self._dt_ticks})."
-                )
-            if senders.min() < 0 or senders.max() >= len(self._group_of):
-                bad = senders[(senders < 0) | (senders >= len(self._group_of))][0]
-                raise TransformerError(
-                    f"transformer {self.name}: a spike of sender {bad}; there are {len(self._group_of)} neurons."
-                )
-            steps *= n_groups
-            steps += self._group_of[senders]
-            return np.bincount(steps, minlength=n_steps * n_groups).reshape(n_steps, n_groups)
-        return np.zeros((n_steps, n_groups), np.int64)
-
-    def _low_pass(self, rates: np.ndarray, first_step: int, end_step: int) -> None:
-        """`rates` (n_steps, n_groups) filtered in place, step by step: the same bits however time is cut."""
-        if first_step != self._next_step:
-            raise TransformerError(
-                f"transformer {self.name}: the window of steps [{first_step}, {end_step}) was given, but the low-pass "
-                f"filter stands at step {self._next_step}; windows must come in order."
-            )
-        rates *= self._gain
-        state = self._state
-        for row in rates:
-            state *= self._decay
-            state += row
-            row[:] = state
-        self._next_step = end_step
 
     @classmethod
     def describe(cls, params: Mapping[str, Any]) -> str:

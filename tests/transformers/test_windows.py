@@ -19,6 +19,10 @@ DENSE = End("dense", "", LABELS, (1, 1, 1))
 RATES = End("dense", "Hz", LABELS, (1, 1, 1))
 TRAINS = End("spikes", "", LABELS, (30, 7, 1000))
 
+STATES = End("dense", "", ("S@a", "S@b", "S@c", "R@a", "R@b", "R@c"), (1,) * 6)
+ALPHA = {"kernel": "alpha", "sigma_ms": [0.1, 9.0, 3.0]}
+OPTIMAL = {"sigma_ms": "optimal", "optimal_from_ms": 13.0, "sigma_before_ms": 0.5}
+
 CASES = {
     "linear": ("linear", {"scale_factor": [3.0, 0.1, 7.0], "translation_factor": 0.3, "unit": "kHz"}, DENSE, RATES),
     "linear clipped": ("linear", {"scale_factor": 100.0, "translation_factor": -30.0, "clip": True}, DENSE, RATES),
@@ -26,6 +30,12 @@ CASES = {
     "rates_to_spikes dense": ("rates_to_spikes", {"scale_factor": [900.0, 40_000.0, 90.0]}, DENSE, TRAINS),
     "spikes_to_rates": ("spikes_to_rates", {"scale_factor": 1e-3, "translation_factor": 0.1}, TRAINS, DENSE),
     "spikes_to_rates low-pass": ("spikes_to_rates", {"tau_ms": [3.0, 0.0, 0.7], "scale_factor": 0.3}, TRAINS, DENSE),
+    "low_pass": ("low_pass", {"tau_ms": [3.0, 0.1, 0.7], "scale_factor": 0.3, "clip": True}, DENSE, RATES),
+    "instantaneous_rates": ("instantaneous_rates", {"sigma_ms": 1.3, "scale_factor": 0.3}, TRAINS, DENSE),
+    "instantaneous_rates alpha": ("instantaneous_rates", ALPHA, TRAINS, DENSE),
+    "instantaneous_rates optimal": ("instantaneous_rates", OPTIMAL, TRAINS, DENSE),
+    "wong_wang_exc": ("wong_wang_exc", {}, TRAINS, STATES),
+    "wong_wang_inh": ("wong_wang_inh", {"tau_r_ms": [3.0, 0.0, 0.7]}, TRAINS, STATES),
 }
 
 
