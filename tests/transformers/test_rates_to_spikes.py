@@ -5,6 +5,7 @@ from __future__ import annotations
 
 import hashlib
 import struct
+from itertools import pairwise
 
 import numpy as np
 import pytest
@@ -266,3 +267,131 @@ def test_a_number_of_groups_that_is_not_that_of_the_columns_is_refused():
     _, out = ends(["a"], [10])
     with pytest.raises(TransformerError, match="2 columns come in but the spikes going out have 1 groups"):
         make("rates_to_spikes", {}, raw, out, CLOCK, seed=0, key="k")
+
+
+DEAD = 20  # bins: 2 ms
+
+
+def refractory(rates, sizes, params=None, **more):
+    """Spikes per bin and train of the trains of `rates` (n_bins, n_columns), Hz, with refractory_ms = 2."""
+    transformer = poisson(sizes, {"refractory_ms": 2.0, **(params or {})}, **more)
+    edges = [*range(0, len(rates), 700), len(rates)]
+    windows = [transformer(rates[a:b], a, b) for a, b in pairwise(edges)]
+    times, senders = (np.concatenate(part) for part in zip(*windows, strict=True))
+    return counts(times, senders, len(rates), sum(sizes))
+
+
+def test_a_train_fires_at_most_once_within_its_refractory_period():
+    table = refractory(np.full((5000, 2), 300.0), [30, 30])
+    within = np.lib.stride_tricks.sliding_window_view(table, DEAD, axis=0).sum(axis=-1)
+    assert table.sum() > 8000
+    assert within.max() == 1
+    longer = np.lib.stride_tricks.sliding_window_view(table, DEAD + 1, axis=0).sum(axis=-1)
+    assert longer.max() == 2  # the bin after it is free
+
+
+@pytest.mark.parametrize("rate", [5.0, 60.0, 400.0])
+def test_with_a_refractory_period_intervals_are_geometric_after_the_dead_bins(rate):
+    n_bins, n = int(2e6 / rate), 20
+    table = refractory(np.full((n_bins, 1), rate), [n])
+    intervals = np.concatenate([np.diff(np.flatnonzero(train)) for train in table.T])
+    p = 1 / (1 / (rate * 1e-4) - (DEAD - 1))
+    assert intervals.min() >= DEAD
+    # the mean of m intervals of variance (1 - p) / p²; those cut off by the end are the long ones, 1/200 of all here
+    mean = 1 / (rate * 1e-4)
+    assert abs(intervals.mean() - mean) < 5 * np.sqrt((1 - p) / p**2 / len(intervals)) + mean / 200
+    edges = np.quantile(intervals, np.linspace(0, 1, 12)[1:-1]).astype(int)
+    edges = np.unique(edges)
+    expected = np.diff(np.concatenate([[0], 1 - (1 - p) ** (edges - DEAD + 1), [1]])) * len(intervals)
+    observed = np.bincount(np.searchsorted(edges, intervals), minlength=len(edges) + 1)
+    assert stats.chisquare(observed, expected).pvalue > 1e-3
+
+
+def test_with_a_refractory_period_the_rate_is_the_given_one_in_every_bin():
+    # from the first bin on, and for a rate that changes as fast as the period
+    n_bins, n, repeats = 160, 4000, 25
+    t = np.arange(n_bins)
+    rate = np.where((t < 60) | (t > 100), 300.0, 100.0 + 90.0 * np.sin(2 * np.pi * t / 15))
+    total = sum(refractory(rate[:, None], [n], seed=seed).sum(axis=1) for seed in range(repeats))
+    p = rate * 1e-4
+    z = (total - n * repeats * p) / np.sqrt(n * repeats * p * (1 - p))
+    assert np.abs(z).max() < 4.5
+    assert 1e-3 < stats.chi2.sf(np.sum(z**2), n_bins) < 0.999
+
+
+def test_with_a_refractory_period_counts_vary_less_by_its_share_of_the_interval():
+    rate, n, n_bins = 200.0, 200, 40_000
+    per_train = refractory(np.full((n_bins, 1), rate), [n]).sum(axis=0)
+    p = 1 / (1 / (rate * 1e-4) - (DEAD - 1))
+    cv2 = (1 - p) / p**2 * (rate * 1e-4) ** 2  # about (1 - 0.4)² = 0.36
+    fano = per_train.var(ddof=1) / per_train.mean()
+    assert abs(fano / cv2 - 1) < 5 * np.sqrt(2 / (n - 1))
+    assert abs(per_train.mean() - 800) < 5 * np.sqrt(cv2 * 800 / n)
+
+
+def test_the_refractory_trains_are_the_thinned_candidates_bin_by_bin():
+    # a change of these numbers would break the replay of every recorded run
+    rng = np.random.default_rng(0)
+    sizes, n_bins = [7, 30], 400
+    rates = rng.uniform(0.0, 900.0, (n_bins, 2)) * (rng.random((n_bins, 2)) < 0.5)
+    probability = np.zeros_like(rates)
+    for b in range(n_bins):
+        fired = sum(rates[i] * 1e-4 for i in range(max(0, b - DEAD + 1), b))
+        probability[b] = rates[b] * 1e-4 / (1 - fired)
+    times, senders = poisson(sizes)(-np.log(1 - probability) / 1e-4, 0, n_bins)
+    last, expected = {}, []
+    for time, sender in zip(times.tolist(), senders.tolist(), strict=True):
+        if time - last.get(sender, -DEAD) >= DEAD:
+            last[sender] = time
+            expected.append((time, sender))
+    found = poisson(sizes, {"refractory_ms": 2.0})(rates, 0, n_bins)
+    assert list(zip(found[0].tolist(), found[1].tolist(), strict=True)) == expected
+    assert len(times) > len(expected) > 300
+
+
+def test_a_refractory_period_of_one_bin_leaves_one_spike_per_bin_and_none_changes_nothing():
+    rates = np.full((2000, 1), 3000.0)
+    table = counts(*poisson([50], {"refractory_ms": 0.1})(rates, 0, 2000), 2000, 50)
+    assert table.max() == 1
+    assert abs(table.mean() - 0.3) < 5 * np.sqrt(0.3 * 0.7 / table.size)
+    for a, b in zip(poisson([50], {"refractory_ms": 0.0})(rates, 0, 2000), poisson([50])(rates, 0, 2000), strict=True):
+        np.testing.assert_array_equal(a, b)
+
+
+def test_a_refractory_period_is_counted_in_bins_of_the_resolution():
+    times, senders = poisson([40], {"refractory_ms": 0.5}, clock=FINE)(np.full((3000, 1), 900.0), 0, 3000)
+    gaps = np.concatenate([np.diff(times[senders == train]) for train in range(40)])
+    assert gaps.min() == 20  # ticks of 0.025 ms
+    assert abs(len(times) - 900.0 * 0.6 * 40) < 5 * np.sqrt(900.0 * 0.6 * 40)
+
+
+def test_a_rate_that_does_not_fit_the_refractory_period_is_an_error_naming_column_step_and_rate():
+    rates = np.full((50, 2), 100.0)
+    rates[30:, 1] = 600.0
+    message = r"rate of E@1 in step 4\d is 600 Hz.*refractory_ms = 2 ms.*below 500 Hz"
+    with pytest.raises(TransformerError, match=message):
+        poisson([10, 10], {"refractory_ms": 2.0})(rates, 0, 50)
+    poisson([10], {"refractory_ms": 2.0})(np.full((50, 1), 499.0), 0, 50)
+
+
+def test_with_a_refractory_period_windows_must_come_in_order():
+    transformer = poisson([10], {"refractory_ms": 2.0})
+    transformer(np.ones((5, 1)), 0, 5)
+    with pytest.raises(TransformerError, match=r"steps \[7, 9\).*stand at step 5.*in order"):
+        transformer(np.ones((2, 1)), 7, 9)
+
+
+@pytest.mark.parametrize(
+    ("value", "words"),
+    [
+        (-1.0, ["refractory_ms = -1", "multiple of the resolution = 0.1 ms", "nearest is 0."]),
+        (1.234, ["refractory_ms = 1.234", "nearest is 1.2."]),
+        ([1.0, 2.0], ["refractory_ms = [1.0, 2.0]", "one number"]),
+        ("2", ["refractory_ms = '2'", "finite number"]),
+    ],
+)
+def test_a_refractory_period_off_the_grid_is_refused(value, words):
+    with pytest.raises(TransformerError) as error:
+        poisson([10, 10], {"refractory_ms": value})
+    for word in words:
+        assert word in str(error.value)
