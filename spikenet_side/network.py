@@ -202,7 +202,8 @@ class Nodes:
             return [listed] * len(self)  # a list for every neuron
         if len(listed) != len(self):
             raise ExperimentError(
-                f"{self.label}: {name}: {len(listed)} values for {len(self)} neurons; give one for all, or one for each."
+                f"{self.label}: {name}: {len(listed)} values for {len(self)} neurons; give one for all, or one for "
+                f"each."
             )
         return listed
 
@@ -220,8 +221,8 @@ class Nodes:
 
 
 class NodeSet:
-    """Nodes by their names: ``brain_regions["V1"]["E"]``, the same as ``brain_regions["V1", "E"]``; ``["V1"]`` are all of
-    V1, ``[:, "E"]`` the E of all regions, ``[["V1", "V2"], "E"]`` of some. It is iterated by its first names, as a
+    """Nodes by their names: ``brain_regions["V1"]["E"]``, the same as ``brain_regions["V1", "E"]``; ``["V1"]`` are all
+    of V1, ``[:, "E"]`` the E of all regions, ``[["V1", "V2"], "E"]`` of some. It is iterated by its first names, as a
     dictionary is; `keys`, `values`, `items` are a dictionary's.
     """
 
@@ -325,8 +326,10 @@ class NodeSet:
         return self._network.connections(self, target)
 
     def _common(self) -> str:
-        sets = [set(nodes.names) for nodes in self._nodes.values()]
-        return f"all of them have: {', '.join(sorted(set.intersection(*sets))) or 'nothing'}." if sets else "it is empty."
+        if not self._nodes:
+            return "it is empty."
+        common = set.intersection(*(set(nodes.names) for nodes in self._nodes.values()))
+        return f"all of them have: {', '.join(sorted(common)) or 'nothing'}."
 
     def _index(self) -> Any:
         rows = [(*key, i) for key, nodes in self._nodes.items() for i in nodes.indices.tolist()]
@@ -371,7 +374,9 @@ class Network:
         self.output_proxies = NodeSet(self, "output_proxies", ("channel", "region"), {})
         self._named = [*regions.values(), *of["input"].values(), *of["output"].values()]
 
-    def add_proxies(self, inputs: Mapping[Key, tuple[Any, np.ndarray]], outputs: Mapping[Key, tuple[Any, np.ndarray]]) -> None:  # fmt: skip
+    def add_proxies(
+        self, inputs: Mapping[Key, tuple[Any, np.ndarray]], outputs: Mapping[Key, tuple[Any, np.ndarray]]
+    ) -> None:
         """Told by the adapter: native object (None where there is none) and ids, by channel and region."""
         for given, nodeset in ((inputs, self.input_proxies), (outputs, self.output_proxies)):
             for (channel, region), (native, ids) in given.items():
@@ -397,9 +402,11 @@ class Network:
         target_index: which of its neurons, from 0 (the simulator's own id where there is no name); weight and delay_ms
         as the simulator has them; receptor: its port, or target, or synapse. Sorted by target, then by source.
         """
-        ends = [None if end is None else (end.nodes if isinstance(end, NodeSet) else [end]) for end in (source, target)]
-        natives = [None if end is None or any(nodes.native is None for nodes in end) else [nodes.native for nodes in end]
-                   for end in ends]  # fmt: skip
+        ends = [None if end is None else end.nodes if isinstance(end, NodeSet) else [end] for end in (source, target)]
+        natives: list[list[Any] | None] = []
+        for end in ends:  # what is no node of the simulator cannot be asked for; what comes is looked through below
+            of = [nodes.native for nodes in end or []]
+            natives.append(of if end is not None and not any(native is None for native in of) else None)
         found = self._access.synapses(*natives)
         keep = np.ones(len(found.sources), bool)
         for end, ids in ((ends[0], found.sources), (ends[1], found.targets)):

@@ -97,8 +97,10 @@ def prepare_network(
     if prepare is None:
         return
     if not hasattr(simulator, "network"):
-        raise ExperimentError(f"{section.name}.prepare: {type(simulator).__name__} has no network(): it cannot be "
-                              f"addressed. Leave prepare out, or write it (tvb_lockstep.spikenet_side.network).")  # fmt: skip
+        raise ExperimentError(
+            f"{section.name}.prepare: {type(simulator).__name__} has no network(), so that nothing can be addressed. "
+            f"Leave prepare out, or write it (tvb_lockstep.spikenet_side.network)."
+        )
     with noting(f"{section.name}.prepare = {section.prepare!r}"):
         prepare(simulator.network())
 

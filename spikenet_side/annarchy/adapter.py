@@ -14,7 +14,7 @@ from typing import Any, ClassVar
 
 import numpy as np
 
-from ...bridges.contract import Channel
+from ...bridges.contract import Channel, Edge, split_label
 from ...bridges.errors import ExperimentError, LockstepError
 from ...bridges.experiment import SpikenetSection
 from ...bridges.frame import Payload, Spikes
@@ -32,7 +32,9 @@ from ..adapter import (
     shown,
     steps_of,
 )
+from ..network import Network
 from . import exchange
+from .network import AnnarchyAccess
 from .toolchain import check_requirements, import_annarchy, instantiate, seed_distributions
 
 MODELS = {"RATE": "dense", "SPIKES": "spikes", "CURRENT": "dense"}
@@ -102,8 +104,11 @@ class Annarchy:
         Annarchy._running = self
         seed_distributions(seed)
         self._network = network = self._annarchy.Network(dt=section.resolution, seed=seed)
-        request = AnnarchyRequest(connectome.regions, section.params, seed, section.resolution, connectome, network)
-        nodes = self._take(build(request), connectome.regions)
+        request = AnnarchyRequest(
+            connectome.regions, section.params, seed, section.resolution, connectome, network, simulator=self.name
+        )
+        self._nodes = nodes = self._take(build(request), connectome.regions)
+        self._take_devices(request.devices)
         dt_ms, n_threads = (ConfigManager().get(key, network.id) for key in ("dt", "num_threads"))
         if network.compiled or (dt_ms, n_threads) != (section.resolution, 1):
             what = "it has compiled" if network.compiled else f"dt = {dt_ms} ms, num_threads = {n_threads}"
@@ -151,12 +156,24 @@ class Annarchy:
         self.populations = tuple(populations)
         return nodes
 
+    def _take_devices(self, devices: dict[tuple[str, str, str], Any]) -> None:
+        known = {"input": self._network.get_populations(), "output": self._network.get_monitors()}
+        for (direction, name, region), device in devices.items():
+            if not any(device is each for each in (*known[direction], *known["input"])):
+                raise ExperimentError(
+                    f"{self._section.build}: {direction} device {name!r} of {region} is {shown(device)}; it must be a "
+                    f"Population{' or Monitor' if direction == 'output' else ''} of request.network."
+                )
+        self._own_devices = devices
+        self._channels: tuple[list[Channel], list[Channel]] = ([], [])
+
     def connect(self, inputs: list[Channel], outputs: list[Channel]) -> None:
         """Tell the exchange population of all edges, and of the potentials that are asked for.
 
         Raises ExperimentError for an edge or an output that names what is not there, and for delays that cannot be.
         """
         self._inputs: dict[str, int] = {}
+        self._channels = inputs, outputs
         self._fed: dict[str, tuple[int, int]] = {channel.name: (0, 0) for channel in inputs}
         self._slot_of = {channel.name: np.repeat(np.arange(len(channel.out.sizes)), channel.out.sizes)
                          for channel in inputs}  # fmt: skip
@@ -175,6 +192,36 @@ class Annarchy:
         for label in metered:
             self._cpp.meter(self._field(label, POTENTIAL, f"the mean potential of population {label}"), self._dt_steps)
         self._n_metered = len(metered)
+
+    def network(self) -> Network:
+        """The address book: after `open` populations and devices, after `connect` the proxies, too.
+
+        Proxies are no nodes of ANNarchy: nothing can be read from them but what they are connected to.
+        """
+        access = AnnarchyAccess(self._annarchy, self._network)
+        network = Network(access, self.populations, self._nodes, self._own_devices)
+        node_of = {population.label: node for population, node in zip(self.populations, self._nodes, strict=True)}
+        inputs, outputs = self._channels
+        given: dict[tuple[str, str], tuple[Any, np.ndarray]] = {}
+        number = access.n_neurons
+        for channel in inputs:
+            groups = number + np.arange(len(channel.out.labels))
+            number += len(groups)
+            for label, group in zip(channel.out.labels, groups, strict=True):
+                key = (channel.name, split_label(label)[1])
+                given[key] = None, np.append(given[key][1] if key in given else np.zeros(0, np.int64), group)
+            for edge in channel.edges:
+                label = f"{edge.population}@{edge.region}"
+                attribute, weight = self._receptor(channel, edge, label, edge_name(channel, edge))
+                group = groups[edge.group : edge.group + 1]
+                receptor = attribute if channel.model == "CURRENT" else attribute.removeprefix("g_")
+                access.edges.append((group, node_of[label], weight, edge.delay_ms, receptor))
+                if channel.model == "CURRENT":
+                    access.driven[node_of[label].name, attribute] = channel.name
+        nothing = (None, np.zeros(0, np.int64))
+        taken = {(channel.name, split_label(label)[1]): nothing for channel in outputs for label in channel.raw.labels}
+        network.add_proxies(given, taken)
+        return network
 
     def _add_input(self, channel: Channel) -> None:
         expected = MODELS.get(channel.model)

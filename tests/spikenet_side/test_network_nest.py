@@ -39,8 +39,8 @@ def build(request: BuildRequest) -> dict[str, dict[str, Any]]:
 
 
 def channel(model: str, producer: str, consumer: str, signal: Signal, edges: tuple[Edge, ...] = ()) -> Channel:
-    return Channel(0, f"{producer}_to_{consumer}", producer, consumer, model, "TVB", ("E",), ("E",), REGIONS, (), (), {},
-                   signal, signal, edges)  # fmt: skip
+    return Channel(0, f"{producer}_to_{consumer}", producer, consumer, model, "TVB", ("E",), ("E",), REGIONS, (), (),
+                   {}, signal, signal, edges)  # fmt: skip
 
 
 def opened() -> Nest:
