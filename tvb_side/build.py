@@ -225,13 +225,15 @@ def _select_variables(built: list[tuple[Any, Any, str]], model: Any, default: li
     as it was."""
     variables = list(model.state_variables)
     cvars = [variables[i] for i in model.cvar]
+    watchable = type(model).variables_of_interest.element_choices or variables
     offered, chosen = list(default), []
     for monitor, voi, key in built:
         afferent = isinstance(monitor, monitors.AfferentCoupling)
         asked = [voi] if isinstance(voi, str | int) else voi
         standard = cvars if afferent else default
         names: Iterable[Any] = asked or standard
-        valid = cvars if afferent else list(dict.fromkeys([*variables, *default]))
+        watched = [variable for variable in variables if variable in watchable]
+        valid = cvars if afferent else list(dict.fromkeys([*watched, *default]))
         for name in names:
             if isinstance(name, bool) or not isinstance(name, str | int):
                 raise ExperimentError(f"{key}.variables_of_interest = {voi}: names or indices of {', '.join(valid)}.")

@@ -21,11 +21,13 @@ OWN = {"ReducedWongWangExcInhRates": "reduced_wong_wang"}  # models of this fold
 @dataclass(frozen=True)
 class About:
     """rates: the state variables that are firing rates, or stand for them. rate: what the rate is, when none of them is
-    a state variable, or what to know of it. units: of the state variables that have one."""
+    a state variable, or what to know of it. units: of the state variables that have one. initial_state: where TVB's
+    random one gives no finite derivative."""
 
     rates: tuple[str, ...] = ()
     rate: str = ""
     units: dict[str, str] = field(default_factory=dict)
+    initial_state: dict[str, float] = field(default_factory=dict)
 
 
 _QIF = "mean rate of quadratic integrate-and-fire neurons; kHz when tau is in ms; V has no unit"
@@ -94,6 +96,7 @@ ABOUT = {
     "KIonEx": About(
         rate="none as a variable: R_minus x / pi [kHz]",
         units={"V": "mV", "DKi": "mM", "Kg": "mM"},
+        initial_state={"DKi": -5.0, "Kg": -10.0},  # K outside, 4.8 - 3 DKi + Kg, has to be positive
     ),
 }  # fmt: skip
 
