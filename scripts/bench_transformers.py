@@ -51,17 +51,41 @@ def costs(windows: int, steps: int) -> list[Cost]:
         x = [rng.random((steps, columns))] * windows
         linear = make("linear", {"scale_factor": 100.0}, dense, rates, CLOCK, seed=1, key="k")
         found.append(measure("linear", f"{columns} columns", linear, x, steps))
+        low_pass = make("low_pass", {"scale_factor": 100.0}, dense, rates, CLOCK, seed=1, key="k")
+        found.append(measure("low_pass", f"{columns} columns", low_pass, x, steps))
+        voi = tuple(f"{name}@{i}" for name in ("y1", "y2") for i in range(columns))
+        potentials = End("dense", "", voi, (1,) * 2 * columns)
+        y = [rng.normal(0.0, 5.0, (steps, 2 * columns))] * windows
+        sigmoid = make("jansen_rit_sigmoid", {}, potentials, rates, CLOCK, seed=1, key="k")
+        found.append(measure("jansen_rit_sigmoid", f"{columns} columns", sigmoid, y, steps))
+        inverse = make("jansen_rit_inverse", {}, dense, dense, CLOCK, seed=1, key="k")
+        found.append(measure("jansen_rit_inverse", f"{columns} columns", inverse, x, steps))
         for hz in (10.0, 100.0):
             size = f"{columns} x 100 trains, {hz:g} Hz"
             params = {"scale_factor": 0.0, "translation_factor": hz}
             poisson = make("rates_to_spikes", params, dense, trains, CLOCK, seed=1, key="k")
             found.append(measure("rates_to_spikes", size, poisson, x, steps))
             found.append(measure("  numpy's Philox, per train", size, _numpy_trains(columns, 100, hz), x, steps))
+            dead = {**params, "refractory_ms": 2.0}
+            refractory = make("rates_to_spikes", dead, dense, trains, CLOCK, seed=1, key="k")
+            found.append(measure("rates_to_spikes, refractory 2 ms", size, refractory, x, steps))
+            for interaction, jitter_ms in (("single", 0.0), ("multiple", 0.0), ("multiple", 5.0)):
+                its = {**params, "correlation": 0.1, "interaction": interaction, "jitter_ms": jitter_ms}
+                correlated = make("rates_to_correlated_spikes", its, dense, trains, CLOCK, seed=1, key="k")
+                name = f"correlated 0.1, {interaction}" + (f", jitter {jitter_ms:g} ms" if jitter_ms else "")
+                found.append(measure(name, size, correlated, x, steps))
             spikes = [Spikes(*poisson(x[0], k * steps, (k + 1) * steps)) for k in range(windows)]
             for tau_ms in (0.0, 10.0):
                 to_rates = make("spikes_to_rates", {"tau_ms": tau_ms}, trains, dense, CLOCK, seed=1, key="k")
                 name = "spikes_to_rates" + (f", tau_ms = {tau_ms:g}" if tau_ms else "")
                 found.append(measure(name, size, to_rates, spikes, steps))
+            for kernel in ("gaussian", "exponential"):
+                smooth = make("instantaneous_rates", {"kernel": kernel}, trains, dense, CLOCK, seed=1, key="k")
+                found.append(measure(f"instantaneous_rates, {kernel}, 10 ms", size, smooth, spikes, steps))
+            states = End("dense", "", tuple(f"{voi}{label}" for voi in "SR" for label in labels), (1,) * 2 * columns)
+            for name in ("wong_wang_exc", "wong_wang_inh"):
+                wong_wang = make(name, {}, trains, states, CLOCK, seed=1, key="k")
+                found.append(measure(name, size, wong_wang, spikes, steps))
     return found
 
 

@@ -210,7 +210,8 @@ class InstantaneousRates(SpikesToRates):
         for sigma in dict.fromkeys(sigma_ms.tolist()):
             columns = np.flatnonzero(sigma_ms == sigma)
             k, self._delay_steps[columns] = self._discrete(sigma, what)
-            kernels.append((columns if len(columns) < len(sigma_ms) else slice(None), k))
+            together = len(columns) == columns[-1] + 1 - columns[0]  # a slice of an array is a view of it
+            kernels.append((slice(columns[0], columns[-1] + 1) if together else columns, k))
         self._longest = max((len(k) for _, k in kernels), default=1)
         self._block = max(1, min(_BLOCK, _NUMBERS // self._longest))
         self._kernels: list[tuple[Any, np.ndarray, int]] = []

@@ -113,7 +113,7 @@ def test_ends_of_different_width_are_refused():
 
 
 def test_a_transformer_that_does_not_exist_is_refused_with_those_that_do():
-    with pytest.raises(TransformerError, match=r"no transformer 'poisson'.*linear, .*rates_to_spikes, .*spikes_to_rates"):
+    with pytest.raises(TransformerError, match=r"no transformer 'poisson'.*linear, .*to_spikes, .*to_rates"):
         make("poisson", {}, dense(""), dense("Hz"), CLOCK, seed=0, key="k")
 
 
