@@ -19,6 +19,13 @@ DENSE = End("dense", "", LABELS, (1, 1, 1))
 RATES = End("dense", "Hz", LABELS, (1, 1, 1))
 TRAINS = End("spikes", "", LABELS, (30, 7, 1000))
 
+POTENTIALS = End("dense", "", ("y1@a", "y1@b", "y1@c", "y2@a", "y2@b", "y2@c"), (1,) * 6)
+REGIONS = End("dense", "Hz", ("E@a", "E@b", "E@c"), (1, 1, 1))
+REFRACTORY = {"scale_factor": [400.0, 900.0, 40.0], "refractory_ms": 0.9}
+SINGLE = {"scale_factor": [40.0, 4000.0, 4.0], "correlation": [0.3, 0.05, 0.8]}
+MULTIPLE = {**SINGLE, "interaction": "multiple"}
+JITTER = {"jitter_ms": 3.7}
+
 STATES = End("dense", "", ("S@a", "S@b", "S@c", "R@a", "R@b", "R@c"), (1,) * 6)
 ALPHA = {"kernel": "alpha", "sigma_ms": [0.1, 9.0, 3.0]}
 OPTIMAL = {"sigma_ms": "optimal", "optimal_from_ms": 13.0, "sigma_before_ms": 0.5}
@@ -28,6 +35,13 @@ CASES = {
     "linear clipped": ("linear", {"scale_factor": 100.0, "translation_factor": -30.0, "clip": True}, DENSE, RATES),
     "rates_to_spikes sparse": ("rates_to_spikes", {"scale_factor": 20.0}, DENSE, TRAINS),
     "rates_to_spikes dense": ("rates_to_spikes", {"scale_factor": [900.0, 40_000.0, 90.0]}, DENSE, TRAINS),
+    "rates_to_spikes refractory": ("rates_to_spikes", REFRACTORY, DENSE, TRAINS),
+    "rates_to_correlated_spikes single": ("rates_to_correlated_spikes", SINGLE, DENSE, TRAINS),
+    "rates_to_correlated_spikes multiple": ("rates_to_correlated_spikes", MULTIPLE, DENSE, TRAINS),
+    "rates_to_correlated_spikes jitter 1": ("rates_to_correlated_spikes", {**SINGLE, **JITTER}, DENSE, TRAINS),
+    "rates_to_correlated_spikes jitter 2": ("rates_to_correlated_spikes", {**MULTIPLE, **JITTER}, DENSE, TRAINS),
+    "jansen_rit_sigmoid": ("jansen_rit_sigmoid", {"midpoint": [0.3, 0.0, -1.0]}, POTENTIALS, REGIONS),
+    "jansen_rit_inverse": ("jansen_rit_inverse", {"cmax": 1.0, "rate_max": 0.9}, DENSE, DENSE),
     "spikes_to_rates": ("spikes_to_rates", {"scale_factor": 1e-3, "translation_factor": 0.1}, TRAINS, DENSE),
     "spikes_to_rates low-pass": ("spikes_to_rates", {"tau_ms": [3.0, 0.0, 0.7], "scale_factor": 0.3}, TRAINS, DENSE),
     "low_pass": ("low_pass", {"tau_ms": [3.0, 0.1, 0.7], "scale_factor": 0.3, "clip": True}, DENSE, RATES),
