@@ -11,7 +11,9 @@ from __future__ import annotations
 
 import threading
 from collections import deque
+from collections.abc import Iterable
 from functools import partial
+from pathlib import Path
 from time import perf_counter
 from typing import Any
 
@@ -21,6 +23,7 @@ from .. import transformers
 from .compare import frame_difference
 from .contract import Channel, Contract, Signal
 from .errors import ExperimentError, FrameError, NotReproduced, PeerLost, RunDirectoryError
+from .experiment import user_function
 from .frame import HEADER_BYTES, Payload, Spikes, check_dense, check_spikes, decode, encode
 from .grid import Grid, to_ns
 from .recording import FrameIndex, FrameLog, path_of
@@ -41,10 +44,28 @@ class Spent:
         self.transform = self.exchange = self.wait = 0.0
 
 
-def transformer_of(channel: Channel, contract: Contract) -> transformers.Transformer:
+def own_transformers(names: Iterable[str], folder: Path, key: str) -> dict[str, Any]:
+    """The functions and classes of the user's own among `names` ("module:name", in `folder`), for the row `key`.
+
+    Raises ExperimentError when there is none, or its module needs what is not in this program's environment.
+    """
+    found = {}
+    for name in filter(transformers.is_own, names):
+        try:
+            found[name] = user_function(name, folder, f"{key}.transformer")
+        except ImportError as error:
+            raise ExperimentError(
+                f"{key}.transformer = {name!r}: {error}. Transformers run in the program that receives, or in the "
+                f"bridge: keep yours in a file of its own that imports no simulator."
+            ) from None
+    return found
+
+
+def transformer_of(channel: Channel, contract: Contract, folder: Path) -> transformers.Transformer:
     """The transformer of a channel, the same in whichever program it runs.
 
-    Raises ExperimentError naming the row when its parameters are not those of the transformer.
+    folder: where the experiment's own Python lies. Raises ExperimentError naming the row when its parameters are not
+    those of the transformer, or one of the user's own does not keep the rules.
     """
     grid = contract.grid
     program = channel.producer if channel.consumer == "tvb" else channel.consumer
@@ -55,6 +76,7 @@ def transformer_of(channel: Channel, contract: Contract) -> transformers.Transfo
             channel.transformer, channel.transformer_params, channel.raw, channel.out,
             transformers.Clock(grid.tick_ns, grid.dt_ticks, resolution_ticks),
             seed=contract.experiment["seed"], key=channel.key, initial=channel.initial_rate,
+            own=own_transformers(channel.transformer, folder, f"interfaces.{channel.key}"),
         )  # fmt: skip
     except transformers.TransformerError as error:
         raise ExperimentError(f"{channel.name}: {error}") from None
@@ -104,7 +126,7 @@ class Outlet:
                 "interface": self.channel.name, "stage": self._stage, "unit": self._signal.unit,
                 "labels": self._signal.labels, "sizes": self._signal.sizes, "kind": self._signal.kind,
                 "dt_ms": self.grid.dt_ms, "tick_ms": self.grid.tick_ms,
-                "equation": transformers.describe(self.channel.transformer, self.channel.transformer_params),
+                "equation": self.channel.equation,
             },
             link,
         )  # fmt: skip
@@ -197,7 +219,7 @@ class Inlet:
         self._address = channel.address(session.run_id, stage)
         self._check = session.check(producer)
         self._receiver: Receiver | None = None
-        self._transform = transformer_of(channel, contract) if stage == "raw" else None
+        self._transform = transformer_of(channel, contract, session.folder) if stage == "raw" else None
         self._out = channel.address(session.run_id, "transformed")
         self._logs: list[FrameLog] = []
         self._earlier: FrameLog | FrameIndex | None = None

@@ -7,7 +7,6 @@ import json
 from dataclasses import asdict, dataclass, replace
 from typing import Any
 
-from .. import transformers
 from .errors import ExperimentError
 from .frame import DENSE, SPIKES, Address
 from .grid import Grid
@@ -54,8 +53,9 @@ class Channel:
     """One directed stream of frames, from an interface row of one spiking program.
 
     number: unique in the run. name: unique, names files. producer, consumer: peer names. model: RATE, SPIKES,
-    CURRENT (to the network) or SPIKES, POTENTIAL (from it). raw: what the producer gives; out: what the transformer
-    makes of it and the consumer takes. initial_rate: what the network sends from before t = 0.
+    CURRENT (to the network) or SPIKES, POTENTIAL (from it). transformer: one name, or those of a chain;
+    transformer_params: as many tables; equation: what they compute, for people. raw: what the producer gives; out: what
+    the transformer makes of it and the consumer takes. initial_rate: what the network sends from before t = 0.
     key: the interface row; random numbers hang on it, so that they do not depend on how regions are shared out.
     """
 
@@ -68,14 +68,20 @@ class Channel:
     voi: tuple[str, ...]
     populations: tuple[str, ...]
     regions: tuple[str, ...]
-    transformer: str
-    transformer_params: dict[str, Any]
+    transformer: tuple[str, ...]
+    transformer_params: tuple[dict[str, Any], ...]
     proxy_params: dict[str, Any]
     raw: Signal
     out: Signal
     edges: tuple[Edge, ...] = ()
     initial_rate: float = 0.0
     key: str = ""
+    equation: str = ""
+
+    def receptor(self, edge: Edge) -> Any:
+        """`receptor_type` of the row for the population of `edge`; 0 when the row says nothing."""
+        wanted = self.proxy_params.get("receptor_type", 0)
+        return wanted.get(edge.population, 0) if isinstance(wanted, dict) else wanted
 
     def address(self, run_id: bytes, stage: str) -> Address:
         """What the frames of `stage` ("raw" or "transformed") carry. Stages are numbered apart: 2 n and 2 n + 1."""
@@ -93,7 +99,7 @@ class Channel:
             signal = data[key]
             data[key] = Signal(signal["kind"], signal["unit"], tuple(signal["labels"]), tuple(signal["sizes"]))
         data["edges"] = tuple(Edge(**edge) for edge in data["edges"])
-        for key in ("voi", "populations", "regions"):
+        for key in ("voi", "populations", "regions", "transformer", "transformer_params"):
             data[key] = tuple(data[key])
         return cls(**data)
 
@@ -138,15 +144,6 @@ def split_label(label: str) -> tuple[str, str]:
     """ "E@r_precuneus" as ("E", "r_precuneus"): a variable or a population, and its region."""
     name, _, region = label.partition("@")
     return name, region
-
-
-def transformer_name(direction: str, model: str, chosen: str | None, key: str) -> str:
-    """The transformer of the row `key`: the one it chose, or the default of its direction and model."""
-    name = chosen or transformers.default_for(direction, model)
-    if name not in transformers.TRANSFORMERS:
-        known = ", ".join(transformers.TRANSFORMERS)
-        raise ExperimentError(f"{key}.transformer = {name!r}: there is no such transformer; there is {known}.")
-    return name
 
 
 def compose(run_id: str, tvb_offer: dict[str, Any], spikenet_offers: dict[str, dict[str, Any]]) -> Contract:

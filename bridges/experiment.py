@@ -84,19 +84,14 @@ class Row(Section):
     populations: Names = Field(min_length=1)
     spikenet: str | None = None  # the program; all of them when left out
     regions: Regions | None = None  # regions of the program; all of them when left out
-    transformer: str | None = None
-    transformer_params: dict[str, Any] = {}
-
-    @property
-    def pairs(self) -> list[tuple[str, str]]:
-        """(voi, population) pairs; a single voi goes with every population."""
-        voi = self.voi * len(self.populations) if len(self.voi) == 1 else self.voi
-        return list(zip(voi, self.populations, strict=True))
+    transformer: Names | None = None  # one, or several in a chain
+    transformer_params: dict[str, Any] = {}  # of a chain, a table of such tables by name
 
 
 class TvbToSpikenet(Row):
     model: Literal["RATE", "SPIKES", "CURRENT"] = "RATE"
     coupling_mode: Literal["TVB", "spikeNet"] = "TVB"
+    sources: Regions | None = None  # coupling_mode "spikeNet": the TVB regions that get proxies; all when left out
     proxy_params: dict[str, Any] = {}
 
 
@@ -113,6 +108,9 @@ class SpikenetToTvb(Row):
 
 class Interfaces(Section):
     exclusive_nodes: bool = True
+    # the variables of a spiking region that no row delivers: unknown, and refused where others read them; or computed
+    # by TVB's own model of the region from those that are delivered
+    undelivered: Literal["refuse", "follow"] = "refuse"
     tvb_to_spikenet: list[TvbToSpikenet] = []
     spikenet_to_tvb: list[SpikenetToTvb] = []
 
@@ -188,7 +186,8 @@ class Experiment(Section):
                 where = f"interfaces.{direction}.{i}"
                 if row.spikenet is not None and row.spikenet not in names:
                     raise ValueError(f"{where}.spikenet = {row.spikenet!r}: no such spiking program; there is {names}")
-                if len(row.voi) not in (1, len(row.populations)):
+                # a transformer may take several variables for one population; TVB's side knows which
+                if row.transformer is None and len(row.voi) not in (1, len(row.populations)):
                     raise ValueError(f"{where}: voi = {row.voi} and populations = {row.populations} must have the same "
                                      f"length, or voi a single entry")  # fmt: skip
         return self

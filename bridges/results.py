@@ -23,7 +23,6 @@ from typing import Any
 import h5py
 import numpy as np
 
-from .. import transformers
 from . import timing
 from .contract import Channel, Contract, Signal
 from .errors import FrameError, RunDirectoryError
@@ -354,24 +353,17 @@ def _write_exchange(file: h5py.File, run_dir: Path, contract: Contract, recorded
         if channel is None:
             continue
         group = file.require_group(channel.name)
-        for key in ("producer", "consumer", "model", "coupling_mode", "transformer"):
+        for key in ("producer", "consumer", "model", "coupling_mode", "equation"):
             group.attrs[key] = getattr(channel, key)
-        group.attrs["transformer_params"] = json.dumps(channel.transformer_params, sort_keys=True)
-        group.attrs["equation"] = equation(channel)
+        group.attrs["transformer"] = ", ".join(channel.transformer)
+        params = dict(zip(channel.transformer, channel.transformer_params, strict=True))
+        group.attrs["transformer_params"] = json.dumps(params, sort_keys=True)
         for key in ("voi", "populations", "regions"):
             group.attrs[key] = np.array(getattr(channel, key), _TEXT)
         write = _write_dense if log.address.kind == DENSE else _write_exchanged_spikes
         counted = write(group.create_group(log.stage), log, contract, notes)
         if counted is not None:
             recorded.setdefault(channel.name, {}).update({f"{log.stage}_{key}": n for key, n in counted.items()})
-
-
-def equation(channel: Channel) -> str:
-    """What the transformer of a channel computes, in words of its own; its name when it is not known here."""
-    try:
-        return transformers.describe(channel.transformer, channel.transformer_params)
-    except Exception:  # recorded by a newer toolkit, or with a transformer of the user's own
-        return channel.transformer
 
 
 def _describe(group: h5py.Group, log: Log) -> None:

@@ -131,6 +131,7 @@ class Session:
         self.experiment = experiment
         self._tell = tell
         self._source = source
+        self.folder = Path() if source is None else source.parent  # where the experiment's own Python lies
         self.stop = stop if stop is not None else Stop()
         self.window = -1
         self.counters: dict[str, dict[str, int]] = {}

@@ -572,7 +572,7 @@ class _Report:
         handles, labels = axes[1].get_legend_handles_labels()
         if handles:
             fig.legend(handles, labels, loc="outside right upper", handlelength=1.4)
-        caption = f"Transformer {channel.transformer}: {results.equation(channel)}. {spread}".strip()
+        caption = f"Transformer {', '.join(channel.transformer)}: {channel.equation}. {spread}".strip()
         caption += self._excerpt("Shown are")
         voi, populations = ", ".join(channel.voi), ", ".join(channel.populations)
         what = f"{voi} → {populations}" if channel.producer == "tvb" else f"{populations} → {voi}"
@@ -726,7 +726,7 @@ class _Report:
             channels.append([
                 c.name, f"{c.producer} → {c.consumer}", " ".join(part for part in (c.model, c.coupling_mode) if part),
                 f"{', '.join(c.voi)} ↔ {', '.join(c.populations)}", f"{_form(c.raw)} → {_form(c.out)}",
-                results.equation(c), len(c.edges) or "–", shown,
+                c.equation, len(c.edges) or "–", shown,
             ])  # fmt: skip
         head = ["channel", "direction", "model", "voi ↔ populations", "signal", "transformer", "edges", "delay [ms]"]
         return _table([], facts) + _table(head, channels)

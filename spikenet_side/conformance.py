@@ -463,12 +463,12 @@ class Conformance:
         params = {"number_of_neurons": NUMBER_OF_NEURONS} if model == "RATE" else {}
         return Channel(
             ["RATE", "SPIKES", "CURRENT"].index(model), name, "tvb", "spikenet", model, "TVB", ("x",), ("relay",),
-            REGIONS, "", {}, {**params, **self.proxy_params.get(model, {})}, signal, signal, tuple(edges), key=name,
+            REGIONS, (), (), {**params, **self.proxy_params.get(model, {})}, signal, signal, tuple(edges), key=name,
         )  # fmt: skip
 
     def _output(self, model: str, signal: Signal) -> Channel:
         return Channel(3 + (model == "POTENTIAL"), model.lower(), "spikenet", "tvb", model, "TVB", ("x",), ("cell",),
-                       REGIONS, "", {}, {}, signal, signal, key=model)  # fmt: skip
+                       REGIONS, (), (), {}, signal, signal, key=model)  # fmt: skip
 
     def _outputs(self) -> list[Channel]:
         everything = [(f"{name}@{region}", n) for region in REGIONS for name, n in self._sizes().items()]

@@ -74,12 +74,13 @@ def contract_of(recipe: Recipe) -> Contract:
     labels = tuple(f"E@{region}" for region in recipe.coupled)
     size = dict(recipe.populations)["E"]
     down = Channel(
-        0, "tvb_to_nest.0", "tvb", "nest", "RATE", "TVB", ("E",), ("E",), recipe.coupled, "linear",
-        {"scale_factor": 1000.0}, {}, Signal.dense("kHz", list(labels)), Signal.dense("Hz", list(labels)),
+        0, "tvb_to_nest.0", "tvb", "nest", "RATE", "TVB", ("E",), ("E",), recipe.coupled, ("linear",),
+        ({"scale_factor": 1000.0},), {}, Signal.dense("kHz", list(labels)), Signal.dense("Hz", list(labels)),
+        equation="y = 1000·x + 0",
     )  # fmt: skip
     up = Channel(
-        1, "nest_to_tvb.0", "nest", "tvb", "SPIKES", "", ("E",), ("E",), recipe.coupled, "spikes_to_rates",
-        {"unit": "kHz"}, {}, Signal("spikes", "", labels, (size,) * len(labels)), Signal.dense("kHz", list(labels)),
+        1, "nest_to_tvb.0", "nest", "tvb", "SPIKES", "", ("E",), ("E",), recipe.coupled, ("spikes_to_rates",),
+        ({"unit": "kHz"},), {}, Signal("spikes", "", labels, (size,) * len(labels)), Signal.dense("kHz", list(labels)),
     )  # fmt: skip
     notes = ["3 regions have connections of length zero to themselves; left out of the min delay."]
     tvb = {

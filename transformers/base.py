@@ -33,8 +33,10 @@ class Transformer(Protocol[Raw, Out]):
     the columns of all regions for the first variable, then for the second; on the other side one for each region.
     """
 
-    clipped: int  # values that `clip = true` has set to 0 so far
-    counted: int  # spikes that went into rates so far
+    @property
+    def clipped(self) -> int: ...  # values that `clip = true` has set to 0 so far
+    @property
+    def counted(self) -> int: ...  # spikes that went into rates so far
 
     def __call__(self, payload: Raw, first_step: int, end_step: int) -> Out: ...
 

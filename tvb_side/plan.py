@@ -3,32 +3,49 @@
 from __future__ import annotations
 
 import difflib
-import math
-from dataclasses import asdict
+from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
-from ..bridges.contract import Channel, Edge, Signal, transformer_name
+from .. import transformers
+from ..bridges.bridge import own_transformers
+from ..bridges.contract import Channel, Edge, Signal
 from ..bridges.errors import ExperimentError
 from ..bridges.experiment import Experiment, SpikenetSection, SpikenetToTvb, TvbToSpikenet
 from ..bridges.grid import NS_PER_MS, Grid, to_ns
 from .build import build_simulator, seed_simulator
 from .library import quieten
+from .models import VOI_UNITS
+from .proxies import Proxies, read_proxies
 from .simulation import RegionSimulation
 
-# Units of TVB's state variables, where the model's literature gives one; all others are dimensionless or arbitrary.
-VOI_UNITS = {
-    "MontbrioPazoRoxin": {"r": "kHz", "V": "mV"},
-    "JansenRit": {"y0": "mV", "y1": "mV", "y2": "mV"},
-    "ZerlautAdaptationFirstOrder": {"E": "kHz", "I": "kHz", "W_e": "pA", "W_i": "pA"},
-    "ZerlautAdaptationSecondOrder": {"E": "kHz", "I": "kHz", "W_e": "pA", "W_i": "pA"},
-}
 # The shortest synapse of a proxy, in steps of its simulator: a current acts one step later than a spike (NEST).
 SYNAPSE_STEPS = {"RATE": 1, "SPIKES": 1, "CURRENT": 2}
 DEVICE_UNITS = {"RATE": "Hz", "SPIKES": "Hz", "CURRENT": "pA"}
-PROXY_PARAMS = ("number_of_neurons", "weight", "delay", "receptor_type")
+
+
+@dataclass(frozen=True)
+class Link:
+    """A connection that a row with coupling_mode = "spikeNet" makes: TVB regions by index, and the whole delay."""
+
+    source: int
+    target: int
+    population: str
+    weight: float
+    delay_ms: float
+    synapse_ns: int  # the shortest that its synapse may be
+
+
+@dataclass(frozen=True)
+class Transform:
+    """The transformers of a row: names and parameters, what they compute, and how many voi belong to a population."""
+
+    names: tuple[str, ...]
+    params: tuple[dict[str, Any], ...]
+    equation: str
+    n_voi: int
 
 
 class Plan:
@@ -40,7 +57,7 @@ class Plan:
 
     def __init__(self, experiment: Experiment, folder: Path, simulator: Any = None) -> None:
         """simulator: a TVB Simulator of one's own in place of what the experiment describes."""
-        self.experiment = experiment
+        self.experiment, self.folder = experiment, folder
         if simulator is None:
             simulator = build_simulator(experiment.tvb, experiment.seed, folder)
         else:
@@ -53,6 +70,12 @@ class Plan:
         self._coupling_scale = float(simulator.coupling.a.item()) if linear and simulator.coupling.a.size == 1 else 1.0
         self.regions = {program.name: self._regions_of(program) for program in experiment.spikenet}
         self._check_variables(list(simulator.model.state_variables))
+        self._transforms = {
+            (direction, i): self._transform(direction, i, row)
+            for direction in ("tvb_to_spikenet", "spikenet_to_tvb")
+            for i, row in enumerate(getattr(experiment.interfaces, direction))
+        }
+        self._links_of: dict[tuple[int, str], list[Link]] = {}
         resolutions = {program.name: program.resolution for program in experiment.spikenet}
         dt_ms = float(simulator.integrator.dt)
         grid = Grid.of(dt_ms, resolutions, experiment.duration)
@@ -62,6 +85,7 @@ class Plan:
             # a region that only listens is not replaced: TVB goes on computing it, with all of its edges
             groups=[[region for region in regions if region in delivered] for regions in self.regions.values()],
             exclusive=experiment.interfaces.exclusive_nodes,
+            undelivered=experiment.interfaces.undelivered,
             n_steps=grid.n_steps,
         )
         self.grid = Grid(grid.tick_ns, grid.dt_ticks, self._window_steps(grid), grid.n_steps)
@@ -142,7 +166,7 @@ class Plan:
         writers: dict[tuple[str, str], str] = {}
         for i, row, program, regions in self._rows("spikenet_to_tvb"):
             for region in regions:
-                for voi, population in row.pairs:
+                for voi, population in self._pairs("spikenet_to_tvb", i, row):
                     writer = f"interfaces.spikenet_to_tvb.{i} ({population} of {program})"
                     if (region, voi) in writers:
                         raise ExperimentError(
@@ -179,43 +203,66 @@ class Plan:
             )
         return min(steps, grid.n_steps)
 
-    def _tightest(self) -> tuple[int, int, int] | None:
-        """Of the edges that become synapses of proxies (coupling_mode = "spikeNet"), the one that leaves least for the
-        window: (source, target, what its synapse needs [ns]). None when there is no such edge."""
-        edges = []
-        for _, row, program, regions in self._rows("tvb_to_spikenet"):
-            if row.coupling_mode == "spikeNet":
-                resolution_ns = to_ns(self.experiment.program(program).resolution, "resolution")
-                needed_ns = SYNAPSE_STEPS[row.model] * resolution_ns
-                for target in map(self.labels.index, regions):
-                    sources = np.nonzero(self.simulation.weights[target])[0]
-                    edges += [(int(source), target, needed_ns) for source in sources if source != target]
-        return min(edges, key=self._room_ns, default=None)
+    def _links(self, i: int, row: TvbToSpikenet, program: str, regions: list[str]) -> list[Link]:
+        """The connections of a row with coupling_mode = "spikeNet" to the regions of a program."""
+        if (i, program) not in self._links_of:
+            self._links_of[i, program] = self._make_links(i, row, program, regions)
+        return self._links_of[i, program]
 
-    def _room_ns(self, edge: tuple[int, int, int]) -> int:
-        source, target, needed_ns = edge
-        return round(self._delay_ms(source, target) * NS_PER_MS) - needed_ns
+    def _make_links(self, i: int, row: TvbToSpikenet, program: str, regions: list[str]) -> list[Link]:
+        key, section = f"interfaces.tvb_to_spikenet.{i}", self.experiment.program(program)
+        proxies = read_proxies(row, key, section, self.folder)
+        synapse_ns = SYNAPSE_STEPS[row.model] * to_ns(section.resolution, "resolution")
+        chosen = list(range(len(self.labels)))
+        if row.sources is not None:
+            chosen = sorted({self.labels.index(self._region(each, f"{key}.sources")) for each in row.sources})
+        links = []
+        for target in map(self.labels.index, regions):
+            weights = self.simulation.weights[target]
+            sources = [source for source in chosen if weights[source] != 0 and source != target]
+            total = sum(weights[sources]) if proxies.params.get("normalize_weights") else 1.0
+            for source in sources:
+                for population in dict.fromkeys(row.populations):
+                    edge = self.labels[source], self.labels[target], population
+                    delay_ms = self._delay_ms(source, target) if proxies.delay_ms is None else proxies.delay_ms(*edge)
+                    weight = proxies.weight(*edge) * self._coupling_scale * float(weights[source]) / total
+                    links.append(Link(source, target, population, weight, delay_ms, synapse_ns))
+        return links
+
+    def _tightest(self) -> Link | None:
+        """Of the connections of proxies (coupling_mode = "spikeNet"), the one that leaves least for the window."""
+        links = [
+            link
+            for i, row, program, regions in self._rows("tvb_to_spikenet")
+            if row.coupling_mode == "spikeNet"
+            for link in self._links(i, row, program, regions)
+        ]
+        return min(links, key=self._room_ns, default=None)
+
+    @staticmethod
+    def _room_ns(link: Link) -> int:
+        return round(link.delay_ms * NS_PER_MS) - link.synapse_ns
 
     def _tightest_edge(self) -> str:
-        edge = self._tightest()
-        assert edge is not None
-        source, target, _ = edge
-        return f"{self.labels[source]} -> {self.labels[target]} ({self._delay_ms(source, target):g} ms)"
+        link = self._tightest()
+        assert link is not None
+        return f"{self.labels[link.source]} -> {self.labels[link.target]} ({link.delay_ms:g} ms)"
 
     def _delay_ms(self, source: int, target: int) -> float:
         return round(float(self.simulation.delay_steps[target, source]) * self.simulation.dt_ms, 9)
 
     def _longest_with_synapses(self, grid: Grid) -> int:
         """The longest window that leaves every proxy's synapse the delay that its simulator needs [TVB steps]."""
-        edge = self._tightest()
-        if edge is None:
+        link = self._tightest()
+        if link is None:
             return grid.n_steps
-        longest = self._room_ns(edge) // (grid.dt_ticks * grid.tick_ns)
+        longest = self._room_ns(link) // (grid.dt_ticks * grid.tick_ns)
         if longest < 1:
             raise ExperimentError(
                 f'coupling_mode = "spikeNet": the edge {self._tightest_edge()} is too short: the synapse of its proxy '
                 f"carries the delay less one window of at least {grid.dt_ms:g} ms, and needs at least "
-                f"{edge[2] / NS_PER_MS:g} ms. Lengthen the tract, lower tvb.speed, or use coupling_mode = \"TVB\"."
+                f"{link.synapse_ns / NS_PER_MS:g} ms. Lengthen the tract, lower tvb.speed, or use "
+                f'coupling_mode = "TVB".'
             )
         return longest
 
@@ -232,62 +279,119 @@ class Plan:
     def unit_of(self, voi: str) -> str:
         return VOI_UNITS.get(self.model, {}).get(voi, "")
 
+    def _unit(self, voi: list[str], key: str) -> str:
+        """The unit that all of these variables have."""
+        units = {each: self.unit_of(each) for each in voi}
+        if len(set(units.values())) > 1:
+            said = ", ".join(f"{each} in {unit or 'no unit'}" for each, unit in units.items())
+            raise ExperimentError(f"{key}.voi: {said}: the variables of one row have one unit. Make a row for each.")
+        return units[voi[0]]
+
+    def _transform(self, direction: str, i: int, row: TvbToSpikenet | SpikenetToTvb) -> Transform:
+        key = f"interfaces.{direction}.{i}"
+        own = own_transformers(row.transformer or (), self.folder, key)
+        try:
+            names, params = transformers.stages(row.transformer, row.transformer_params, direction, row.model, own)
+            n_voi = transformers.n_voi(names, own)
+            equation = transformers.describe(names, params, own)
+        except transformers.TransformerError as error:
+            named = " -> ".join(row.transformer or ["the default"])
+            raise ExperimentError(f"{key}.transformer = {named!r}: {error}") from None
+        one = direction == "spikenet_to_tvb" and len(row.populations) > 1
+        if n_voi > 1 and (len(row.voi) != n_voi or one):
+            raise ExperimentError(
+                f"{key}: voi = {row.voi}, populations = {row.populations}: {' -> '.join(names)} has to do with {n_voi} "
+                f"variables of TVB for each population: name {n_voi}{', and one population in a row' * one}."
+            )
+        if n_voi == 1 and len(row.voi) not in (1, len(row.populations)):
+            raise ExperimentError(
+                f"{key}: voi = {row.voi} and populations = {row.populations} must have the same length, or voi a "
+                f"single entry."
+            )
+        return Transform(tuple(names), tuple(params), equation, n_voi)
+
+    def _pairs(self, direction: str, i: int, row: TvbToSpikenet | SpikenetToTvb) -> list[tuple[str, str]]:
+        """(voi, population) of a row; a single voi goes with every population, several of one transformer with one."""
+        if self._transforms[direction, i].n_voi > 1:
+            return [(voi, population) for voi in row.voi for population in row.populations]
+        voi = row.voi * len(row.populations) if len(row.voi) == 1 else row.voi
+        return list(zip(voi, row.populations, strict=True))
+
     def _to_network(self, number: int, i: int, row: TvbToSpikenet, program: str, regions: list[str]) -> Channel:
-        key = f"interfaces.tvb_to_spikenet.{i}"
-        proxy = self._proxy_params(row.proxy_params, key, row, self.experiment.program(program).resolution)
-        vois = list(dict.fromkeys(voi for voi, _ in row.pairs))
+        key, transform = f"interfaces.tvb_to_spikenet.{i}", self._transforms["tvb_to_spikenet", i]
+        proxies = read_proxies(row, key, self.experiment.program(program), self.folder)
+        pairs = self._pairs("tvb_to_spikenet", i, row)
+        vois = list(dict.fromkeys(voi for voi, _ in pairs))
+        unit = self._unit(vois, key)
         if row.coupling_mode == "TVB":
+            if row.sources is not None:
+                raise ExperimentError(
+                    f'{key}.sources: with coupling_mode = "TVB" it is TVB that sums over all regions; leave it out, or '
+                    f'use coupling_mode = "spikeNet".'
+                )
             for voi in vois:
                 self.simulation.check_coupling(voi, key)
             sources = regions
-            edges = [
-                Edge(
-                    self._group(vois, voi, sources, region), region, population, self._weight(proxy, population),
-                    proxy["delay"],
-                )
-                for region in regions
-                for voi, population in row.pairs
-            ]  # fmt: skip
         else:
-            targets = [self.labels.index(region) for region in regions]
-            is_source = (self.simulation.weights[targets] != 0).any(axis=0)
-            sources = [label for label, used in zip(self.labels, is_source, strict=True) if used]
+            links = self._links(i, row, program, regions)
+            sources = [label for at, label in enumerate(self.labels) if any(link.source == at for link in links)]
             if not sources:
                 raise ExperimentError(
-                    f'{key}: coupling_mode = "spikeNet": no TVB region has a weight to {", ".join(regions)}.'
+                    f'{key}: coupling_mode = "spikeNet": no TVB region'
+                    + (" of `sources`" if row.sources is not None else "")
+                    + f" has a weight to {', '.join(regions)}."
                 )
-            scale = self._coupling_scale
-            window_ms = self.grid.window_ms
+        # one group of proxies for each variable and source; or, for a transformer of several, one for each source
+        heads = [",".join(vois)] if transform.n_voi > 1 else vois
+
+        def group(voi: str, source: str) -> int:
+            return (0 if transform.n_voi > 1 else vois.index(voi)) * len(sources) + sources.index(source)
+
+        wanted: dict[str, list[str]] = {}  # by population, the variables whose proxies reach it
+        for voi, population in pairs:
+            wanted.setdefault(population, []).append(voi)
+        first = {population: each[:1] for population, each in wanted.items()}
+        driving = first if transform.n_voi > 1 else wanted
+        if row.coupling_mode == "TVB":
             edges = [
-                Edge(
-                    self._group(vois, voi, sources, self.labels[source]), region, population,
-                    self._weight(proxy, population) * scale * float(self.simulation.weights[target, source]),
-                    round(self._delay_ms(int(source), target) - window_ms, 9),
-                )
-                for region, target in zip(regions, targets, strict=True)
-                for source in np.nonzero(self.simulation.weights[target])[0]
-                if source != target
-                for voi, population in row.pairs
+                Edge(group(voi, region), region, population, proxies.weight(region, region, population),
+                     self._proxy_delay(proxies, region, population))
+                for region in regions
+                for population, each in driving.items()
+                for voi in each
             ]  # fmt: skip
-        labels = [f"{voi}@{source}" for voi in vois for source in sources]
-        unit = self.unit_of(vois[0])
-        raw = Signal.dense(unit, labels)
+        else:
+            edges = [
+                Edge(group(voi, self.labels[link.source]), self.labels[link.target], link.population, link.weight,
+                     round(link.delay_ms - self.grid.window_ms, 9))
+                for link in links
+                for voi in driving[link.population]
+            ]  # fmt: skip
+        labels = [f"{head}@{source}" for head in heads for source in sources]
+        raw = Signal.dense(unit, [f"{voi}@{source}" for voi in vois for source in sources])
         if row.model == "SPIKES":
-            out = Signal("spikes", "", tuple(labels), (proxy["number_of_neurons"],) * len(labels))
+            out = Signal("spikes", "", tuple(labels), (proxies.params["number_of_neurons"],) * len(labels))
         else:
             out = Signal.dense(DEVICE_UNITS[row.model], labels)
         return Channel(
             number, f"tvb_to_{program}.{i}", "tvb", program, row.model, row.coupling_mode, tuple(row.voi),
-            tuple(row.populations), tuple(regions),
-            transformer_name("tvb_to_spikenet", row.model, row.transformer, key),
-            row.transformer_params, proxy, raw, out, tuple(edges), key=f"tvb_to_spikenet.{i}",
+            tuple(row.populations), tuple(regions), transform.names, transform.params, proxies.params, raw, out,
+            tuple(edges), key=f"tvb_to_spikenet.{i}", equation=transform.equation,
         )  # fmt: skip
 
+    @staticmethod
+    def _proxy_delay(proxies: Proxies, region: str, population: str) -> float:
+        assert proxies.delay_ms is not None
+        return proxies.delay_ms(region, region, population)
+
     def _from_network(self, number: int, i: int, row: SpikenetToTvb, program: str, regions: list[str]) -> Channel:
-        key = f"interfaces.spikenet_to_tvb.{i}"
-        populations = [f"{population}@{region}" for _, population in row.pairs for region in regions]
-        voi = [f"{voi}@{region}" for voi, _ in row.pairs for region in regions]
-        unit = self.unit_of(row.voi[0])
+        transform = self._transforms["spikenet_to_tvb", i]
+        pairs = self._pairs("spikenet_to_tvb", i, row)
+        recorded = row.populations if transform.n_voi > 1 else [population for _, population in pairs]
+        populations = [f"{population}@{region}" for population in recorded for region in regions]
+        voi = [f"{voi}@{region}" for voi, _ in pairs for region in regions]
+        # a transformer to several variables gives each its own unit, and says so
+        unit = "" if transform.n_voi > 1 else self._unit(row.voi, f"interfaces.spikenet_to_tvb.{i}")
         raw = (
             Signal("spikes", "", tuple(populations), (1,) * len(populations))
             if row.model == "SPIKES"
@@ -295,47 +399,9 @@ class Plan:
         )
         return Channel(
             number, f"{program}_to_tvb.{i}", program, "tvb", row.model, "", tuple(row.voi), tuple(row.populations),
-            tuple(regions), transformer_name("spikenet_to_tvb", row.model, row.transformer, key),
-            row.transformer_params, {}, raw,
-            Signal.dense(unit, voi), initial_rate=row.initial_rate, key=f"spikenet_to_tvb.{i}",
+            tuple(regions), transform.names, transform.params, {}, raw, Signal.dense(unit, voi),
+            initial_rate=row.initial_rate, key=f"spikenet_to_tvb.{i}", equation=transform.equation,
         )  # fmt: skip
-
-    @staticmethod
-    def _group(vois: list[str], voi: str, sources: list[str], source: str) -> int:
-        return vois.index(voi) * len(sources) + sources.index(source)
-
-    @staticmethod
-    def _weight(proxy: dict[str, Any], population: str) -> float:
-        weight = proxy["weight"]
-        return float(weight[population] if isinstance(weight, dict) else weight)
-
-    @staticmethod
-    def _proxy_params(given: dict[str, Any], key: str, row: TvbToSpikenet, resolution: float) -> dict[str, Any]:
-        for name in given:
-            if name not in PROXY_PARAMS:
-                raise ExperimentError(f"{key}.proxy_params.{name}: unknown key; known here: {', '.join(PROXY_PARAMS)}.")
-        # 1 ms is the synaptic delay that NEST, too, takes when none is given; the next multiple of the resolution
-        delay = math.ceil(round(1.0 / resolution, 6)) * resolution
-        proxy = {"number_of_neurons": 1, "weight": 1.0, "delay": round(delay, 9), "receptor_type": 0, **given}
-        if type(proxy["number_of_neurons"]) is not int or not 1 <= proxy["number_of_neurons"] <= 10_000_000:
-            raise ExperimentError(
-                f"{key}.proxy_params.number_of_neurons = {proxy['number_of_neurons']!r}: it must be a whole number, at "
-                f"least 1."
-            )
-        if isinstance(proxy["weight"], dict) and (missing := [p for p in row.populations if p not in proxy["weight"]]):
-            raise ExperimentError(f"{key}.proxy_params.weight: no weight for population {', '.join(missing)}.")
-        for value in proxy["weight"].values() if isinstance(proxy["weight"], dict) else [proxy["weight"]]:
-            if isinstance(value, bool) or not isinstance(value, int | float):
-                raise ExperimentError(
-                    f"{key}.proxy_params.weight = {value!r}: it must be a number, or a table of one by population."
-                )
-        to_ns(proxy["delay"] if type(proxy["delay"]) in (int, float) else math.nan, f"{key}.proxy_params.delay")
-        if row.coupling_mode == "spikeNet" and "delay" in given:
-            raise ExperimentError(
-                f'{key}.proxy_params.delay: with coupling_mode = "spikeNet" the delays come from the connectome; '
-                f"leave it out."
-            )
-        return proxy
 
     # ---- as JSON ---------------------------------------------------------------------------------------------
 

@@ -31,6 +31,7 @@ def run(session: Session, folder: Path, simulator: Any = None) -> None:
     folder: where the experiment's own Python lies. simulator: a TVB Simulator in place of the one that the experiment
     describes.
     """
+    session.folder = folder
     session.page.update("starting", -1)
     session.meet()
     plan = Plan(session.experiment, folder, simulator)
@@ -41,7 +42,7 @@ def run(session: Session, folder: Path, simulator: Any = None) -> None:
     contract = session.contract(offer, offers)
     inlets, outlets = open_ends(session, contract)
     for inlet in inlets:
-        _set_initial(plan.simulation, inlet.channel, contract)
+        _set_initial(plan.simulation, inlet.channel, contract, folder)
     history = io.BytesIO()  # numpy's own errors of a full disk do not say so
     np.save(history, plan.simulation.initial_history, allow_pickle=False)
     path = session.run_dir / "initial_history.npy"
@@ -57,9 +58,9 @@ def run(session: Session, folder: Path, simulator: Any = None) -> None:
     LockStep(session, contract, plan.simulation, inlets, outlets, monitors).run()
 
 
-def _set_initial(simulation: RegionSimulation, channel: Channel, contract: Contract) -> None:
+def _set_initial(simulation: RegionSimulation, channel: Channel, contract: Contract, folder: Path) -> None:
     """What the spiking regions send from before t = 0: the transformer's steady answer to the stated initial rate."""
-    values = transformer_of(channel, contract).initial()
+    values = transformer_of(channel, contract, folder).initial()
     for label, value in zip(channel.out.labels, values, strict=True):
         voi, region = split_label(label)
         simulation.set_initial(region, voi, float(value))

@@ -12,7 +12,6 @@ from typing import Any
 
 from rich.console import Console
 
-from ... import transformers
 from ...bridges.contract import Contract, Signal, compose
 from ...bridges.errors import ExperimentError
 from ...bridges.experiment import Experiment
@@ -47,7 +46,7 @@ def run(args: argparse.Namespace) -> int:
 
     for channel in contract.channels:
         if not args.tvb_only or channel.consumer != "tvb":
-            transformer_of(channel, contract)
+            transformer_of(channel, contract, path.parent)
     _print(console, contract, args.edges)
     return 0
 
@@ -96,8 +95,7 @@ def _print(console: Console, contract: Contract, all_edges: bool) -> None:
         lines = [
             f"\n{channel.name}: {channel.producer} → {channel.consumer}, {channel.model}{mode}",
             f"  sent         {_shape(channel.raw, grid.window_steps)}",
-            f"  transformer  {channel.transformer}: "
-            + transformers.describe(channel.transformer, channel.transformer_params),
+            f"  transformer  {', '.join(channel.transformer)}: {channel.equation}",
             f"  becomes      {_shape(channel.out, grid.window_steps)}",
         ]
         shown = channel.edges if all_edges else channel.edges[:EDGES_SHOWN]

@@ -239,7 +239,7 @@ class Annarchy:
         for edge in channel.edges:
             where = edge_name(channel, edge)
             label = find_population(f"{edge.population}@{edge.region}", self.populations, where).label
-            attribute, weight = self._receptor(channel, label, edge.weight, where)
+            attribute, weight = self._receptor(channel, edge, label, where)
             steps = delay_steps(edge.delay_ms, self._section.resolution, where)
             self._cpp.add_edge(number, edge.group, self._field(label, attribute, where), steps, weight)
 
@@ -260,9 +260,9 @@ class Annarchy:
         )
         return float(tau_ms)
 
-    def _receptor(self, channel: Channel, label: str, weight: float, where: str) -> tuple[str, float]:
+    def _receptor(self, channel: Channel, edge: Edge, label: str, where: str) -> tuple[str, float]:
         """The attribute that an edge adds to, and by how much."""
-        receptor = channel.proxy_params.get("receptor_type", 0)
+        receptor, weight = channel.receptor(edge), edge.weight
         if channel.model == "CURRENT":
             name = CURRENT_PARAMETER if receptor == 0 else receptor
             if name not in self._parameters[label] or (label, name) not in self._fields:

@@ -283,8 +283,22 @@ class Nest:
             if channel.model == "CURRENT":
                 steps -= 1  # the generator's own latency
             self._connect(device, self._nodes[key], where, weight=float(edge.weight), delay=self._ms(steps),
-                          receptor_type=int(channel.receptor(edge)))  # fmt: skip
+                          receptor_type=self._receptor(self._nodes[key], channel.receptor(edge), where))  # fmt: skip
         return device
+
+    def _receptor(self, nodes: Any, wanted: Any, where: str) -> int:
+        """The port that `receptor_type` means: its number, or its name where the model gives its ports names."""
+        if type(wanted) is int:
+            return wanted
+        model = str(nodes[0].get("model"))
+        ports = self._nest.GetDefaults(model).get("receptor_types", {})
+        if wanted not in ports:
+            named = f", or one of its names: {', '.join(map(str, ports))}" if ports else "; its ports have no names"
+            raise ExperimentError(
+                f"{where}: proxy_params.receptor_type = {wanted!r}: {model} takes the number of a port (0 if it has "
+                f"only one){named}."
+            )
+        return int(ports[wanted])
 
     def _population(self, label: str, where: str) -> tuple[str, str]:
         population = find_population(label, self.populations, where)

@@ -56,13 +56,6 @@ def test_a_short_file_is_filled_up_with_defaults(write):
     assert experiment.peers == ["tvb", "spikenet"]
 
 
-def test_one_voi_goes_with_every_population_and_several_pairwise(write):
-    experiment, _ = load(write(MINIMAL))
-    assert experiment.interfaces.tvb_to_spikenet[0].pairs == [("E", "E"), ("E", "I")]
-    experiment, _ = load(write(MINIMAL.replace('voi = "E"', 'voi = ["E", "I"]')))
-    assert experiment.interfaces.tvb_to_spikenet[0].pairs == [("E", "E"), ("I", "I")]
-
-
 def test_several_spiking_programs_and_a_bridge_are_peers_tvb_first(write):
     experiment, _ = load(write(TWO_PROGRAMS), ["exchange.bridge=own"])
     assert experiment.peers == ["tvb", "cortex", "ganglia", "bridge"]

@@ -96,7 +96,7 @@ def test_exchange_h5_has_both_sides_of_each_transformer_cut_in_windows(finished)
         down = file["tvb_to_nest.0"]
         assert down.attrs["producer"] == "tvb" and down.attrs["transformer"] == "linear"
         assert down.attrs["equation"] == "y = 1000·x + 0" and json.loads(down.attrs["transformer_params"]) == {
-            "scale_factor": 1000.0
+            "linear": {"scale_factor": 1000.0}
         }
         assert down["raw/data"][:, 1] == pytest.approx(1 + 0.01 * np.arange(10))
         assert down["transformed/data"][9].tolist() == pytest.approx([90.0, 1090.0])

@@ -511,12 +511,12 @@ def _offer_of_tvb(experiment: Any) -> dict[str, Any]:
         edges = tuple(Edge(c, region, "E", 1.0, 0.0) for c, region in enumerate(own))
         common = (("x",), ("E",), own)
         down = Channel(
-            len(channels), f"tvb_to_{name}.0", "tvb", name, "RATE", "TVB", *common, "linear", {"scale_factor": 100.0},
-            {}, Signal.dense("", coupling), Signal.dense("Hz", rates), edges, key=f"down {name}",
+            len(channels), f"tvb_to_{name}.0", "tvb", name, "RATE", "TVB", *common, ("linear",),
+            ({"scale_factor": 100.0},), {}, Signal.dense("", coupling), Signal.dense("Hz", rates), edges, key=f"down {name}",
         )  # fmt: skip
         up = Channel(
-            len(channels) + 1, f"{name}_to_tvb.0", name, "tvb", "SPIKES", "", *common, "spikes_to_rates",
-            {"unit": "kHz"}, {}, Signal("spikes", "", tuple(rates), (1,) * len(rates)), Signal.dense("", coupling),
+            len(channels) + 1, f"{name}_to_tvb.0", name, "tvb", "SPIKES", "", *common, ("spikes_to_rates",),
+            ({"unit": "kHz"},), {}, Signal("spikes", "", tuple(rates), (1,) * len(rates)), Signal.dense("", coupling),
             key=f"up {name}",
         )  # fmt: skip
         channels += [down, up]

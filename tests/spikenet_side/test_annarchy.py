@@ -64,7 +64,7 @@ def build(request: AnnarchyRequest) -> dict[str, dict[str, Any]]:
 def channel(
     model: str, out: Signal, edges: tuple[Edge, ...] = (), name: str | None = None, **proxy_params: Any
 ) -> Channel:
-    return Channel(0, name or f"{model}-channel", "tvb", "spikenet", model, "TVB", ("E",), ("E",), (REGION,), "", {},
+    return Channel(0, name or f"{model}-channel", "tvb", "spikenet", model, "TVB", ("E",), ("E",), (REGION,), (), (),
                    proxy_params, out, out, edges)  # fmt: skip
 
 

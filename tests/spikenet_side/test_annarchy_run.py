@@ -117,7 +117,7 @@ def test_the_neuron_solves_its_equations_and_fires_in_the_steps_in_which_it_shou
     given = Signal("spikes", "", ("A", "B"), (1, 1))
     asked = Signal.dense("mV", [f"E@{region}"])
     spikes, potential = (
-        Channel(0, model, "tvb", "spikenet", model, "TVB", ("E",), ("E",), (region,), "", {}, {}, signal, signal, edges)
+        Channel(0, model, "tvb", "spikenet", model, "TVB", ("E",), ("E",), (region,), (), (), {}, signal, signal, edges)
         for model, signal in (("SPIKES", given), ("POTENTIAL", asked))
     )
     counts = np.random.default_rng(5).poisson([0.17, 0.04], (steps, 2))  # in a step: 1700 and 400 spikes/s

@@ -76,7 +76,7 @@ def simulated(section: Any, folder: Path) -> tuple[np.ndarray, np.ndarray]:
     grid = Grid.of(H_MS, {"spikenet": section.resolution}, N_STEPS * H_MS, WINDOW)
     (region,) = section.regions
     signal = Signal("spikes", "", ("E@TVB",), (TRAINS,))
-    channel = Channel(0, "tvb_to_spikenet.0", "tvb", "spikenet", "SPIKES", "TVB", ("E",), ("E",), (region,), "", {}, {},
+    channel = Channel(0, "tvb_to_spikenet.0", "tvb", "spikenet", "SPIKES", "TVB", ("E",), ("E",), (region,), (), (), {},
                       signal, signal, (Edge(0, region, "E", WEIGHT, DELAY_MS),), key="E")  # fmt: skip
     simulator = simulator_of(section, folder)
     request = request_of(section)

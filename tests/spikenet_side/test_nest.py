@@ -26,7 +26,7 @@ REGION = "V1"
 
 
 def channel(model: str, out: Signal, edges: tuple[Edge, ...] = (), **proxy_params: float) -> Channel:
-    return Channel(0, f"{model}-channel", "tvb", "spikenet", model, "TVB", ("E",), ("E",), (REGION,), "", {},
+    return Channel(0, f"{model}-channel", "tvb", "spikenet", model, "TVB", ("E",), ("E",), (REGION,), (), (),
                    proxy_params, out, out, edges)  # fmt: skip
 
 

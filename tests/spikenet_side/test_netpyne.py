@@ -34,7 +34,7 @@ needs_compiler = pytest.mark.skipif(bool(requirements(WILSON_COWAN)), reason=" "
 
 
 def channel(model: str, out: Signal, edges: tuple[Edge, ...] = (), **proxy_params: Any) -> Channel:
-    return Channel(0, f"{model}-channel", "tvb", "spikenet", model, "TVB", ("E",), ("E",), (REGION,), "", {},
+    return Channel(0, f"{model}-channel", "tvb", "spikenet", model, "TVB", ("E",), ("E",), (REGION,), (), (),
                    proxy_params, out, out, edges, key=model)  # fmt: skip
 
 

@@ -16,7 +16,7 @@ REGIONS = ("V1", "V2")
 
 
 def channel(model: str, signal: Signal, edges: tuple[Edge, ...] = ()) -> Channel:
-    return Channel(0, model, "tvb", "spikenet", model, "TVB", ("E",), ("E",), REGIONS, "", {}, {},
+    return Channel(0, model, "tvb", "spikenet", model, "TVB", ("E",), ("E",), REGIONS, (), (), {},
                    signal, signal, edges)  # fmt: skip
 
 
