@@ -7,6 +7,7 @@ simulator has of its own is behind `Access`, one class in each simulator's folde
 from __future__ import annotations
 
 import difflib
+import re
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from typing import Any, Protocol
@@ -154,7 +155,7 @@ class Nodes:
         return found[self.indices]
 
     def _check(self, name: str) -> None:
-        if name in (known := self.names):
+        if re.sub(r"\([\d.]+\)", "", name) in (known := self.names):  # without a place, as in dend(0.7).v
             return
         if not known:
             raise ExperimentError(

@@ -21,7 +21,7 @@ from typing import Any
 
 import numpy as np
 
-from ...bridges.contract import Channel, Edge
+from ...bridges.contract import Channel, Edge, split_label
 from ...bridges.errors import EnvironmentFailed, ExperimentError, LockstepError
 from ...bridges.experiment import SpikenetSection
 from ...bridges.frame import Payload, Spikes
@@ -39,7 +39,10 @@ from ..adapter import (
     shown,
     steps_of,
 )
+from ..network import Network
+from .cells import is_artificial, parameters, point_neuron
 from .mechanisms import import_neuron, load, requirements
+from .network import NetPyNEAccess
 
 MODELS = {"RATE": "dense", "SPIKES": "spikes", "CURRENT": "dense"}
 WITHIN_STEP = 0.25  # where in its step an input lies, in steps
@@ -165,8 +168,11 @@ class NetPyNE:
         if NetPyNE._holder is not None:
             NetPyNE._holder._forget()
         NetPyNE._holder = self
-        request = BuildRequest(connectome.regions, section.params, seed, section.resolution, connectome)
+        request = BuildRequest(
+            connectome.regions, section.params, seed, section.resolution, connectome, simulator=self.name
+        )
         self._create(build(request), connectome.regions, seed)
+        self._take_devices(request.devices)
 
     def _create(self, network: Any, regions: tuple[str, ...], seed: int) -> None:
         """Hand what `build` returned to NetPyNE, and number the neurons through the populations."""
@@ -268,12 +274,30 @@ class NetPyNE:
                       if any(cell.gid == twice for cell in own)]  # fmt: skip
             raise refuse(f"cell {twice} is in more than one population: {', '.join(owners)}")
         for (region, name), cells in self._cells.items():
-            if any(not _is_artificial(cell) and not cell.secs for cell in cells):
+            if any(not is_artificial(cell) and not cell.secs for cell in cells):
                 raise refuse(f"the cells of population {name!r} of {region} have no sections: no cellParams apply")
         self._n_neurons = len(gids)
         self._next_id = max(cell.gid for cell in net.cells) + 1
         self._number = np.full(self._next_id, -1, np.int64)  # NetPyNE's gid -> number of the neuron
         self._number[gids] = np.arange(len(gids))
+
+    def _take_devices(self, devices: dict[tuple[str, str, str], Any]) -> None:
+        net = self._sim.net
+        made = NetPyNEAccess(self._sim, self._h).stimulators()
+        self._own_devices: dict[tuple[str, str, str], Any] = {}
+        for (direction, name, region), label in devices.items():
+            if label in net.pops:
+                nodes = [net.cells[net.gid2lid[gid]] for gid in net.pops[label].cellGids]
+            else:
+                nodes = [device for (source, _), (_, device) in made.items() if source == label and device is not None]
+            if not nodes:
+                known = [*net.pops, *dict.fromkeys(source for source, _ in made)]
+                raise ExperimentError(
+                    f"{self._section.build}: {direction} device {name!r} of {region} is {shown(label)}; it must be a "
+                    f"label of popParams, or of stimSourceParams with targets: {', '.join(known)}."
+                )
+            self._own_devices[direction, name, region] = nodes
+        self._channels: tuple[list[Channel], list[Channel]] = ([], [])
 
     def connect(self, inputs: list[Channel], outputs: list[Channel]) -> None:
         """Connect one source of spikes for each group (SPIKES), or for each target neuron (RATE), with NetPyNE's own
@@ -282,6 +306,7 @@ class NetPyNE:
         Raises ExperimentError for an edge or an output that names what is not there, and for delays that cannot be.
         """
         h = self._h
+        self._channels = inputs, outputs
         self._fed: dict[str, tuple[int, int]] = {channel.name: (0, 0) for channel in inputs}
         self.counters |= dict.fromkeys(self._fed, 0)
         self._trains: dict[str, np.ndarray] = {}
@@ -330,6 +355,40 @@ class NetPyNE:
         self._meter = _Pointers(h, [pointer for pointers in metered.values() for pointer in pointers])
         self._amplitudes = _Pointers(h, [pointer for pointer, _ in self._sites])
         self._units = np.array([unit for _, unit in self._sites])
+
+    def network(self) -> Network:
+        """The address book: after `open` populations and devices, after `connect` the proxies, too.
+
+        Proxies are no nodes of NEURON: nothing can be read from them but what they are connected to.
+        """
+        access = NetPyNEAccess(self._sim, self._h)
+        network = Network(access, self.populations, self._cells.values(), self._own_devices)
+        inputs, outputs = self._channels
+        given: dict[tuple[str, str], tuple[Any, np.ndarray]] = {}
+        number = self._next_id
+        for channel in inputs:
+            groups: list[list[int]] = [[] for _ in channel.out.labels]
+            if channel.model == "SPIKES":
+                trains, sizes = self._trains[channel.name], np.cumsum([0, *channel.out.sizes[:-1]])
+                groups = [[int(trains[first])] for first in sizes]
+            elif channel.model == "RATE":
+                poisson = self._poisson[channel.name]
+                for group, first, size in zip(poisson.groups, poisson.first_ids, poisson.sizes, strict=True):
+                    groups[group] += range(first, first + size)
+            else:
+                groups = [[number + i] for i in range(len(groups))]
+                number += len(groups)
+                for edge in channel.edges:
+                    cells, receptor = self._cells[edge.region, edge.population], channel.receptor(edge) or "IClamp"
+                    access.edges.append((groups[edge.group][0], cells, edge.weight, edge.delay_ms, receptor))
+                    access.driven |= {(cell.gid, receptor): channel.name for cell in cells if point_neuron(cell)}
+            for label, ids in zip(channel.out.labels, groups, strict=True):
+                key = (channel.name, split_label(label)[1])
+                given[key] = None, np.append(given[key][1] if key in given else np.zeros(0, np.int64), ids)
+        nothing = (None, np.zeros(0, np.int64))
+        taken = {(channel.name, split_label(label)[1]): nothing for channel in outputs for label in channel.raw.labels}
+        network.add_proxies(given, taken)
+        return network
 
     def _sources(self, channel: Channel) -> None:
         """NEURON's ids for the groups (SPIKES) or for every target neuron (RATE), connected along the edges."""
@@ -383,16 +442,16 @@ class NetPyNE:
     def _site(self, cell: Any, wanted: Any, where: str) -> tuple[Any, float]:
         """Where a current goes into a neuron: an IClamp of its own, or a variable of its point process."""
         asked = f"{where}: proxy_params.receptor_type = {wanted!r}"
-        if _is_artificial(cell):
+        if is_artificial(cell):
             raise ExperimentError(
                 f"{where}: {_artificial(cell)}, which takes spikes and no current. Use model RATE or SPIKES."
             )
-        if point := _point_neuron(cell):
+        if point := point_neuron(cell):
             if not isinstance(wanted, str) or not hasattr(point["hObj"], wanted):
                 raise ExperimentError(
                     f"{asked}: the potential of cell {cell.gid} is a variable of {point['mod']}, so that a current "
                     f"into the section would not reach it. Name the one of its parameters that takes the current [pA]: "
-                    f"{', '.join(self._parameters(point['mod']))}."
+                    f"{', '.join(parameters(self._h, point['mod']))}."
                 )
             return getattr(point["hObj"], f"_ref_{wanted}"), 1.0
         section, location = (_soma(cell), 0.5) if wanted == 0 else _place(cell, wanted, PLACE, asked)[:2]
@@ -400,14 +459,6 @@ class NetPyNE:
         clamp.delay, clamp.dur, clamp.amp = 0.0, 1e12, 0.0
         self._clamps.append(clamp)
         return clamp._ref_amp, NANOAMPERE
-
-    def _parameters(self, mechanism: str) -> list[str]:
-        standard, name = self._h.MechanismStandard(mechanism, 1), self._h.ref("")
-        names = []
-        for i in range(int(standard.count())):
-            standard.name(name, i)
-            names.append(name[0])
-        return names
 
     def _population(self, label: str, where: str) -> list[Any]:
         population = find_population(label, self.populations, where)
@@ -580,8 +631,8 @@ class NetPyNE:
             NetPyNE._holder = None
 
     def _forget(self) -> None:
-        for name in ("_cells", "_clamps", "_sites", "_pattern", "_watched", "_meter", "_amplitudes", "_sent_times",
-                     "_sent_ids", "_spike_times", "_spike_ids"):  # fmt: skip
+        for name in ("_cells", "_own_devices", "_clamps", "_sites", "_pattern", "_watched", "_meter", "_amplitudes",
+                     "_sent_times", "_sent_ids", "_spike_times", "_spike_ids"):  # fmt: skip
             if hasattr(self, name):
                 delattr(self, name)
         self._spikes = Spikes.none()
@@ -661,19 +712,8 @@ class _Pointers:
             self._pointers.scatter(self._values)
 
 
-def _is_artificial(cell: Any) -> bool:
-    return "secs" not in vars(cell)  # hasattr does not tell: NetPyNE's point cells have an answer to every name
-
-
 def _artificial(cell: Any) -> str:
     return f"cell {cell.gid} is an artificial cell ({cell.tags.get('cellModel')})"
-
-
-def _point_neuron(cell: Any) -> dict[str, Any] | None:
-    """What NetPyNE has of the point process that is the neuron, its potential being the variable "vref" of "hObj"; None
-    for a cell with its potential in its sections."""
-    points = (point for section in cell.secs.values() for point in section.get("pointps", {}).values())
-    return next((point for point in points if "vref" in point), None)
 
 
 def _spike_source(cell: Any) -> Any:
@@ -681,7 +721,7 @@ def _spike_source(cell: Any) -> Any:
 
     The same choice that NetPyNE makes when it gives the cell its gid.
     """
-    if _is_artificial(cell):
+    if is_artificial(cell):
         return getattr(cell.hPointp, f"_ref_{cell.tags['vref']}") if "vref" in cell.tags else None
     location, section = type(cell).spikeGenLocAndSec(cell.secs)
     for point in section.get("pointps", {}).values():
@@ -692,9 +732,9 @@ def _spike_source(cell: Any) -> Any:
 
 def _potential(cell: Any, where: str) -> Any:
     """A pointer to the membrane potential: of the soma, or the one of the point process that is the neuron."""
-    if _is_artificial(cell):
+    if is_artificial(cell):
         raise ExperimentError(f"{where}: {_artificial(cell)}, which has no potential.")
-    if point := _point_neuron(cell):
+    if point := point_neuron(cell):
         return getattr(point["hObj"], f"_ref_{point['vref']}")
     return cell.secs[_soma(cell)]["hObj"](0.5)._ref_v
 
@@ -704,9 +744,9 @@ def _synapse(cell: Any, wanted: Any, mechanisms: Any, where: str) -> dict[str, A
 
     wanted: `receptor_type`: "AMPA", "dend.AMPA", "dend(0.7).AMPA", or 0 where there is no choice.
     """
-    if _is_artificial(cell):
+    if is_artificial(cell):
         choices: list[str] = []
-    elif point := _point_neuron(cell):
+    elif point := point_neuron(cell):
         choices = list(point.get("synList", []))
     elif not (choices := list(mechanisms)):
         raise ExperimentError(f"{where}: netParams.synMechParams is empty: the neurons have no synapses.")
@@ -714,7 +754,7 @@ def _synapse(cell: Any, wanted: Any, mechanisms: Any, where: str) -> dict[str, A
     if not choices:
         if wanted != 0:
             raise ExperimentError(f"{asked}: cell {cell.gid} has no synapses to choose from; leave it out.")
-        return {} if _is_artificial(cell) else {"sec": _soma(cell), "loc": 0.5, "synMech": None}
+        return {} if is_artificial(cell) else {"sec": _soma(cell), "loc": 0.5, "synMech": None}
     if wanted == 0 and len(choices) == 1:
         return {"sec": _soma(cell), "loc": 0.5, "synMech": choices[0]}
     if not isinstance(wanted, str):
