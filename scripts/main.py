@@ -16,6 +16,7 @@ COMMANDS = {
     "spikenet": "a spiking program of a run, in this terminal",
     "bridge": "the bridge of a run as a program of its own, in this terminal",
     "check": "validate an experiment without running it and print the contract",
+    "models": "list TVB's models: their variables, units, and which of them are firing rates",
     "inspect": "look into what was exchanged: channels, windows, values",
     "diff": "the first and the largest difference of two runs",
     "replay": "run one program of a run alone, on the recording of the others, and check what it sends",

@@ -251,15 +251,19 @@ def _select_variables(built: list[tuple[Any, Any, str]], model: Any, default: li
         monitor.variables_of_interest = np.array(indices, dtype=int)
 
 
+def parameters(cls: type[HasTraits]) -> dict[str, Attr]:
+    """The declared attributes of a TVB class that a file can set: numbers, texts and arrays of numbers."""
+    declared = {name: getattr(cls, name) for name in cls.declarative_attrs}
+    return {
+        name: attr for name, attr in declared.items()
+        if (isinstance(attr, NArray | Float | Int) or attr.field_type in (bool, str, int, float))
+        and name not in ("gid", "variables_of_interest")
+    }  # fmt: skip
+
+
 def _set(target: HasTraits, params: Mapping[str, Any], key: str, sizes: tuple[int, ...] | None) -> None:
     """Set declared attributes of a TVB object; arrays from numbers and lists of one of `sizes` elements."""
-    declared = {name: getattr(type(target), name) for name in type(target).declarative_attrs}
-    simple = (NArray, Float, Int)
-    own = {
-        name: attr for name, attr in declared.items()
-        if isinstance(attr, simple) or (isinstance(attr, Attr) and attr.field_type in (bool, str, int, float))
-    }  # fmt: skip
-    own = {name: attr for name, attr in own.items() if name not in ("gid", "variables_of_interest")}
+    own = parameters(type(target))
     for name, value in params.items():
         if name not in own:
             what = f"parameter of {type(target).__name__}"
@@ -281,4 +285,4 @@ def _set(target: HasTraits, params: Mapping[str, Any], key: str, sizes: tuple[in
             raise ExperimentError(f"{key}.{name} = {params[name]!r}: TVB refuses it: {error.message}") from error
 
 
-__all__ = ["build_simulator", "seed_simulator"]
+__all__ = ["build_simulator", "parameters", "seed_simulator"]

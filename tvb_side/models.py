@@ -21,12 +21,14 @@ OWN = {"ReducedWongWangExcInhRates": "reduced_wong_wang"}  # models of this fold
 @dataclass(frozen=True)
 class About:
     """rates: the state variables that are firing rates, or stand for them. rate: what the rate is, when none of them is
-    a state variable, or what to know of it. units: of the state variables that have one. initial_state: where TVB's
-    random one gives no finite derivative."""
+    a state variable, or what to know of it. units: of the state variables that have one. coupling: TVB's coupling
+    function that makes rates [kHz] of its coupling variables. initial_state: where TVB's random one gives no finite
+    derivative."""
 
     rates: tuple[str, ...] = ()
     rate: str = ""
     units: dict[str, str] = field(default_factory=dict)
+    coupling: str = ""
     initial_state: dict[str, float] = field(default_factory=dict)
 
 
@@ -44,6 +46,7 @@ ABOUT = {
     "JansenRit": About(
         rate="none as a variable: 2 nu_max / (1 + exp(r (v0 - (y1 - y2)))) [kHz] of the pyramidal cells",
         units={"y0": "mV", "y1": "mV", "y2": "mV", "y3": "mV/ms", "y4": "mV/ms", "y5": "mV/ms"},
+        coupling="SigmoidalJansenRit",
     ),
     "ZetterbergJansen": About(
         rate="none as a variable: 2 e0 / (1 + exp(rho_1 (rho_2 - v6))) [kHz] of the pyramidal cells",
@@ -105,6 +108,11 @@ VOI_UNITS = {
     name: {variable: unit for variable, unit in about.units.items() if unit in CONVERTED}
     for name, about in ABOUT.items()
 }
+
+
+def about(name: str) -> About:
+    """What is known of a model; one that is new in tvb-library says so."""
+    return ABOUT.get(name, About(rate="not known: newer than this table"))
 
 
 def model_names() -> list[str]:

@@ -290,8 +290,8 @@ class RegionSimulation:
                 f"Region {self.region_labels[region]} delivers {', '.join(by_region[region])}, but the other regions "
                 f"also read its {variable} ({type(self._sim.model).__name__} with {type(self._sim.coupling).__name__} "
                 f"coupling), which nobody delivers. Add a row to interfaces.spikenet_to_tvb with "
-                f"voi = [\"{variable}\"]; or let TVB's model compute it from what is delivered: interfaces.undelivered = "
-                f"\"follow\"; or choose a model or coupling that does not read it."
+                f"voi = [\"{variable}\"]; or let TVB's model of the region compute it from what is delivered, with "
+                f"interfaces.undelivered = \"follow\"; or choose a model or coupling that does not read it."
             )
         rest = [(r, v) for r, v in missing if v in self._cvars and not (undelivered == "free" and v in read)]
         rest = [] if undelivered == "follow" else rest

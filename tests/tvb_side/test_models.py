@@ -49,11 +49,11 @@ def states(sim, n_steps):
 @pytest.mark.parametrize(
     ("integrator", "coupling", "n_steps", "nsig"),
     [
-        ("HeunStochastic", "Linear", 2000, [1e-4]),
+        ("HeunStochastic", "Linear", 1500, [1e-4]),
         ("HeunStochastic", "Linear", 200, [1e-4, 1e-3]),
-        ("EulerStochastic", "Scaling", 1000, [1e-2]),
-        ("HeunDeterministic", "HyperbolicTangent", 500, []),
-        ("EulerDeterministic", "Difference", 500, []),
+        ("EulerStochastic", "Scaling", 600, [1e-2]),
+        ("HeunDeterministic", "HyperbolicTangent", 300, []),
+        ("EulerDeterministic", "Difference", 300, []),
         ("RungeKutta4thOrderDeterministic", "Sigmoidal", 300, []),
     ],
 )
