@@ -65,8 +65,8 @@ class ReducedWongWangExcInhRates(models.ReducedWongWangExcInh):
         history[:, :2] = super().initial(dt, (n_time, 2, n_node, n_mode), rng)
         return history
 
-    def rates(self, S_e: np.ndarray, S_i: np.ndarray, coupling: np.ndarray | float) -> tuple[np.ndarray, np.ndarray]:
-        """R_e and R_i [Hz] at a state, (n_regions,) each; coupling: of S_e, (n_regions,)."""
+    def rates(self, S_e: Any, S_i: Any, coupling: Any = 0.0) -> tuple[np.ndarray, np.ndarray]:
+        """R_e and R_i [Hz], (n_regions,) each; S_e, S_i and the coupling of S_e are (n_regions,) or a number each."""
         received = self.G * self.J_N * coupling
         recurrent = self.J_N * S_e
         x_e = self.w_p * recurrent - self.J_i * S_i + self.W_e * self.I_o + received + self.I_ext

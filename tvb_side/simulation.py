@@ -152,11 +152,11 @@ class RegionSimulation:
         self._driven_delays = self._needs(Rows(self._history, driven.tolist()))[2]
         self._batch = self._batch_steps()
         self._prepare_stimulus(n_steps)
-        self._follower = None
+        self._follower: _Follower | None = None
         if undelivered == "follow" and len(self._known) > len(self.columns):
             self._follower = _Follower(sim)
             self._follower_rows = Rows(self._history, sorted(self._idle.tolist()))
-        parts = (sim, sim.model, sim.integrator, getattr(sim.integrator, "noise", None), sim.coupling)
+        parts = [sim, sim.model, sim.integrator, getattr(sim.integrator, "noise", None), sim.coupling]
         parts += self._follower.parts if self._follower else ()
         self._plain_access = PlainAccess(part for part in parts if part is not None)
         self.monitors = self._describe_monitors()
@@ -775,7 +775,7 @@ class _Follower:
         self.model, self.integrator = copy.copy(sim.model), copy.copy(sim.integrator)  # some remember the last call
         method = "integrate_with_update" if sim.model.has_nonint_vars else "integrate"
         self._integrate = getattr(self.integrator, method)
-        self.parts: tuple[Any, ...] = (self.model, self.integrator)
+        self.parts = [self.model, self.integrator]
         noise = getattr(sim.integrator, "noise", None)
         if noise is not None:
             drawn: deque[np.ndarray] = deque()
@@ -789,7 +789,7 @@ class _Follower:
             noise.generate = note
             again = self.integrator.noise = copy.copy(noise)
             again.generate = lambda *args, **kwargs: drawn.popleft()
-            self.parts += (again,)
+            self.parts.append(again)
 
     def step(self, state: np.ndarray, term: np.ndarray, stimulus: Any) -> np.ndarray:
         """The states after one step from `state`, (n_variables, n_regions, n_modes)."""
