@@ -47,6 +47,24 @@ def test_the_unit_of_y_is_converted_to_that_of_the_device(unit, device, expected
     np.testing.assert_array_equal(y, [[expected, expected]])
 
 
+@pytest.mark.parametrize(
+    "units",
+    [  # each with how many of the first it is
+        {"A": 1.0, "mA": 1e3, "uA": 1e6, "nA": 1e9, "pA": 1e12},
+        {"V": 1.0, "mV": 1e3, "uV": 1e6},
+        {"Hz": 1.0, "1/s": 1.0, "kHz": 1e-3, "1/ms": 1e-3},
+    ],
+)
+def test_currents_potentials_and_rates_are_converted_in_both_directions(units):
+    x = np.array([[2.5, 0.125]])
+    for here, a in units.items():
+        for there, b in units.items():
+            to_network = linear({"unit": here}, dense(""), dense(there))
+            np.testing.assert_allclose(to_network(x, 0, 1), x * b / a, rtol=1e-11)
+            to_tvb = linear({"unit": there}, dense(here), dense(""))
+            np.testing.assert_allclose(to_tvb(x, 0, 1), x * b / a, rtol=1e-11)
+
+
 def test_on_the_way_to_tvb_the_unit_is_that_of_x():
     to_tvb = linear({"scale_factor": 2.0, "translation_factor": 1.0, "unit": "V"}, dense("mV"), dense(""))
     np.testing.assert_allclose(to_tvb(np.array([[-70.0, -50.0]]), 0, 1), [[0.86, 0.9]], rtol=1e-15)

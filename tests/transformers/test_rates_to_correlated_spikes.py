@@ -182,6 +182,19 @@ def test_the_spikes_of_a_region_do_not_depend_on_the_other_regions(interaction):
     np.testing.assert_array_equal(many[1][mine] - first, alone[1])
 
 
+def test_copies_do_not_depend_on_how_many_numbers_are_drawn_at_a_time():
+    # beside a column of many copies enough are drawn at once; alone, few spikes have more copies than were drawn for
+    params = {"interaction": "multiple", "jitter_ms": 0.5}
+    rates = np.full((10_000, 2), 500.0)
+    alone = trains_of([40], {**params, "correlation": 0.01})(rates[:, :1], 0, 10_000)
+    beside = trains_of([40, 40], {**params, "correlation": [0.01, 0.95]})(rates, 0, 10_000)
+    mine = beside[1] < 40
+    np.testing.assert_array_equal(beside[0][mine], alone[0])
+    np.testing.assert_array_equal(beside[1][mine], alone[1])
+    times, _ = trains_of([40], {"interaction": "multiple", "correlation": 0.01})(rates[:, :1], 0, 10_000)
+    assert np.bincount(times).max() >= 5  # the first four are drawn at once
+
+
 def test_spikes_are_sorted_typed_and_on_the_grid():
     params = {"correlation": 0.3, "interaction": "multiple", "jitter_ms": 0.35}
     times, senders = trains_of([20, 30], params, clock=FINE)(np.full((500, 2), 1000.0), 0, 500)
