@@ -49,8 +49,15 @@ def read_proxies(row: TvbToSpikenet, key: str, program: SpikenetSection, folder:
             f'coupling_mode = "spikeNet", where the proxies have the weights of the connectome.'
         )
     weight = _value(params["weight"], row, f"{key}.proxy_params.weight", folder)
-    if row.coupling_mode == "spikeNet" and "delay" not in given:
-        return Proxies(params, weight, None)
+    if row.coupling_mode == "spikeNet":
+        if "delay" not in given:
+            return Proxies(params, weight, None)
+        if not isinstance(given["delay"], str | dict):  # left from coupling_mode = "TVB", it would undo the connectome
+            raise ExperimentError(
+                f'{key}.proxy_params.delay = {given["delay"]!r}: with coupling_mode = "spikeNet" the delays come from '
+                f"the connectome; leave it out, or name a function of (source, target), 'module:function', that "
+                f"returns all of the delay."
+            )
     # 1 ms is the synaptic delay that NEST, too, takes when none is given; the next multiple of the resolution
     default = round(math.ceil(round(1.0 / program.resolution, 6)) * program.resolution, 9)
     params.setdefault("delay", default)
@@ -93,7 +100,7 @@ def _value(given: Any, row: TvbToSpikenet, key: str, folder: Path) -> Value:
         raise ExperimentError(f"{key}: none for population {', '.join(missing)}.")
     functions = {}
     for population, each in table.items():
-        if isinstance(each, str):
+        if isinstance(each, str) and ":" in each:
             functions[population] = _function(each, key, folder)
         elif isinstance(each, bool) or not isinstance(each, int | float) or not math.isfinite(each):
             raise ExperimentError(

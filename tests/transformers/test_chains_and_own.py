@@ -48,7 +48,7 @@ def test_the_value_before_the_start_goes_through_all_of_a_chain():
 def test_the_parts_of_a_chain_must_fit_each_other():
     with pytest.raises(TransformerError, match=r"rates_to_spikes makes spikes of dense .* from dense to dense"):
         made(["rates_to_spikes", "linear"], [{}, {}], DENSE, RATES)
-    with pytest.raises(TransformerError, match="linear makes dense of dense values, but here .* from spikes to dense"):
+    with pytest.raises(TransformerError, match=r"linear makes dense of dense values, but here .* from spikes to dense"):
         made(["linear", "linear"], [{}, {}], NEURONS, DENSE)
 
 
