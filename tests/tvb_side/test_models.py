@@ -13,6 +13,7 @@ from tvb_lockstep.tvb_side.build import build_simulator, seed_simulator
 from tvb_lockstep.tvb_side.models import ABOUT, CONVERTED, OWN, VOI_UNITS, model_class, model_names
 from tvb_lockstep.tvb_side.simulation import RegionSimulation
 
+pytestmark = pytest.mark.filterwarnings("ignore:overflow", "ignore:invalid value")  # TVB's random initial states
 RATES = "ReducedWongWangExcInhRates"
 N = 120
 
@@ -248,7 +249,6 @@ def test_a_delivery_ahead_of_the_integration_is_followed_as_well():
     assert np.array_equal(np.array([sample for _, sample in simulation.record()[0]])[..., 0], expected[1:])
 
 
-@pytest.mark.filterwarnings("ignore:overflow")
 def test_what_follows_has_to_stay_finite_and_to_have_a_step_of_its_own():
     simulation = RegionSimulation(simulator("Generic2dOscillator"), {5: ("V",)}, [[5]], undelivered="follow")
     simulation.advance(3)
