@@ -8,47 +8,57 @@ from rww_network import LECUYER, Params, draw, late_steps, poisson_levels, proje
 from tvb_lockstep.bridges.errors import ExperimentError
 from tvb_lockstep.spikenet_side.annarchy import AnnarchyRequest
 
-# V moves with the gatings, which decay meanwhile (Runge-Kutta of order 4 for V, the gatings exactly); then what
-# arrives in the step is added. What begins with g_ is a conductance to ANNarchy: what arrives, and nothing else.
-STAGE = ("(leak * (E_L - {v}) + ({ampa} + {nmda} / (1.0 + conc_Mg2 * exp(-0.062 * {v}) / 3.57)) * (E_ex - {v})"
-         " + {gaba} * (E_in - {v}) + i_offset) / C_m")  # fmt: skip
-
-CONSTANTS = ("C_m", "E_L", "E_ex", "E_in", "V_th", "V_reset", "conc_Mg2")
+RECEPTORS = ("AMPA", "NMDA", "GABA")
 
 
-def equations(n_levels: int) -> str:
-    """Of one neuron. n_levels: of its external spikes' distribution (`poisson_levels`)."""
-    sets = [{"ampa": f"s_ampa{at}", "nmda": f"s_nmda{at}", "gaba": f"s_gaba{at}"} for at in ("", "_half", "_end")]
+def equations(p: Params, population: str, resolution_ms: float) -> str:
+    """Of one neuron, with its parameters as numbers: to compile them as parameters takes three times as long.
+
+    V moves with the gatings s, which decay meanwhile (Runge-Kutta of order 4 for V, the gatings exactly); then what
+    arrives in the step is added. What begins with g_ is a conductance to ANNarchy: what arrives, and nothing else.
+    """
+    n, h = p.neuron(population), resolution_ms
+    constants = step_constants(n, h)
+    decay = {name: constants[f"half_{name}"] for name in RECEPTORS}  # in half a step
+    arrives = (f" + {getattr(p, population)['g_AMPA_ext']} * spikes", "", "")  # from outside, by receptor
+
+    def slope(v: str, ampa: str, nmda: str, gaba: str) -> str:
+        return (
+            f"({n['g_L']} * ({n['E_L']} - {v}) + ({ampa} + {nmda} / (1.0 + {n['conc_Mg2']} * exp(-0.062 * {v}) / 3.57))"
+            f" * ({n['E_ex']} - {v}) + {gaba} * ({n['E_in']} - {v}) + i_offset) / {n['C_m']}"
+        )
+
+    middle = [f"half_{name}" for name in RECEPTORS]
     (a1, m1), (a2, m2) = LECUYER
-    return "\n".join([
-        *(f"s_{name}_half = s_{name} * half_{name.upper()}" for name in ("ampa", "nmda", "gaba")),
-        *(f"s_{name}_end = s_{name}_half * half_{name.upper()}" for name in ("ampa", "nmda", "gaba")),
-        "k1 = " + STAGE.format(v="v", **sets[0]),
-        "v2 = v + 0.5 * h * k1",
-        "k2 = " + STAGE.format(v="v2", **sets[1]),
-        "v3 = v + 0.5 * h * k2",
-        "k3 = " + STAGE.format(v="v3", **sets[1]),
-        "v4 = v + h * k3",
-        "k4 = " + STAGE.format(v="v4", **sets[2]),
-        "v = if waits > 0: V_reset else: v + h * (k1 + 2.0 * k2 + 2.0 * k3 + k4) / 6.0",
+    levels = poisson_levels(p.external_rate * h / 1000.0)
+    drawn = "".join(f"if z <= {level}: {count}.0 else: " for count, level in enumerate(levels)) + f"{len(levels)}.0"
+    lines = [
+        *(f"half_{name} = s_{name} * {decay[name]}" for name in RECEPTORS),
+        "k1 = " + slope("v", *(f"s_{name}" for name in RECEPTORS)),
+        f"v2 = v + {h / 2} * k1",
+        "k2 = " + slope("v2", *middle),
+        f"v3 = v + {h / 2} * k2",
+        "k3 = " + slope("v3", *middle),
+        f"v4 = v + {h} * k3",
+        "k4 = " + slope("v4", *(f"half_{name} * {decay[name]}" for name in RECEPTORS)),
+        f"v = if waits > 0: {n['V_reset']} else: v + {h} * (k1 + 2.0 * k2 + 2.0 * k3 + k4) / 6.0",
         "waits = if waits > 0: waits - 1 else: 0",
         # external spikes, none of which arrives before its delay
         f"x = if late > 0: x else: modulo({a1} * x, {m1})",
         f"y = if late > 0: y else: modulo({a2} * y, {m2})",
         f"z = if x - y < 1.0: x - y + {m1 - 1} else: x - y",
-        *(f"n{i} = if z > level{i}: 1.0 else: 0.0" for i in range(n_levels)),
-        "external = if late > 0: 0.0 else: " + " + ".join(f"n{i}" for i in range(n_levels)),
+        f"spikes = if late > 0: 0.0 else: {drawn}",
         "late = if late > 0: late - 1 else: 0",
-        "s_ampa = s_ampa_end + g_ampa + external_weight * external",
-        "s_nmda = s_nmda_end + g_nmda",
-        "s_gaba = s_gaba_end + g_gaba",
-        # gating of its own NMDA synapses, and what a spike adds to it: kept for those that hear it later
-        "s_own = s_own * half_NMDA * half_NMDA",
-        "jump = if waits > 0: jump else: k_0 + k_1 * s_own",
-        "g_ampa = 0.0",
-        "g_nmda = 0.0",
-        "g_gaba = 0.0",
-    ])  # fmt: skip
+        *(
+            f"s_{name} = half_{name} * {decay[name]} + g_{name}{more}"
+            for name, more in zip(RECEPTORS, arrives, strict=True)
+        ),
+        *(f"g_{name} = 0.0" for name in RECEPTORS),
+    ]
+    if population == "E":  # gating of its own NMDA synapses, and what a spike adds to it: kept for those that hear it
+        lines += [f"s_own = s_own * {decay['NMDA'] ** 2}",
+                  f"jump = if waits > 0: jump else: {constants['k_0']} + {constants['k_1']} * s_own"]  # fmt: skip
+    return "\n".join(lines)
 
 
 def build(request: AnnarchyRequest) -> dict[str, dict[str, Any]]:
@@ -59,29 +69,23 @@ def build(request: AnnarchyRequest) -> dict[str, dict[str, Any]]:
     if p.delay > p.E["t_ref"] - h_ms:
         raise ExperimentError(f"spikenet.params.delay = {p.delay} ms: with ANNarchy shorter than E.t_ref, "
                               f"{p.E['t_ref']} ms.")  # fmt: skip
-    levels = poisson_levels(p.external_rate * h_ms / 1000.0)
-    values = {}
+    models = {}
     for name in p.sizes:
-        own = p.neuron(name)
-        values[name] = {key: own[key] for key in CONSTANTS} | {"leak": own["g_L"]} | step_constants(own, h_ms)
-        values[name] |= {"h": h_ms, "external_weight": getattr(p, name)["g_AMPA_ext"]}
-        values[name] |= {f"level{i}": level for i, level in enumerate(levels)}
-    neuron = ANNarchy.Neuron(
-        parameters="\n".join([*(f"{key} = 0.0 : population" for key in values["E"]), "i_offset = 0.0"]),
-        equations=equations(len(levels)), spike="v >= V_th",
-        reset="v = V_reset\nwaits = ref_steps\ns_own = s_own + jump",
-    )  # fmt: skip
+        n = p.neuron(name)
+        reset = f"v = {n['V_reset']}\nwaits = {step_constants(n, h_ms)['ref_steps']}"
+        models[name] = ANNarchy.Neuron(
+            parameters="i_offset = 0.0", equations=equations(p, name, h_ms), spike=f"v >= {n['V_th']}",
+            reset=reset + ("\ns_own = s_own + jump" if name == "E" else ""),
+        )  # fmt: skip
     gated = ANNarchy.Synapse(pre_spike="g_target += w * pre.jump")
     network = {}
     for region, drawn in draw(request).items():
-        network[region] = {name: net.create(size, neuron, name=f"{name}@{region}") for name, size in p.sizes.items()}
+        network[region] = {name: net.create(n, models[name], name=f"{name}@{region}") for name, n in p.sizes.items()}
         for name, neurons in network[region].items():
-            for key, value in values[name].items():
-                setattr(neurons, key, float(value))
             neurons.v, neurons.late = drawn.V_m[name], late_steps(p, h_ms)
             neurons.x, neurons.y = drawn.generators[name]
         for source, target, receptor, weight in projections(p, region):
             pre, post = network[region][source], network[region][target]
-            made = net.connect(pre, post, receptor.lower(), gated if receptor == "NMDA" else None)
+            made = net.connect(pre, post, receptor, gated if receptor == "NMDA" else None)
             made.all_to_all(weights=weight, delays=p.delay, allow_self_connections=False)
     return network
