@@ -14,6 +14,7 @@ from typing import Annotated, Any, Literal, Union, get_args, get_origin
 
 from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, ValidationError, field_validator, model_validator
 
+from .declared import DECLARED, ConnectionRow, PopulationRow, RegionConnectionRow, check_rows
 from .errors import ExperimentError
 from .experiment_file import SIMULATORS, find, read, requirement_set, shipped
 
@@ -55,8 +56,9 @@ class TvbSection(Section):
 
 
 class SpikenetSection(Section):
-    """One spiking program. `build` names a function that makes the network; it sees `params`. `prepare` names one that
-    gets the Network (spikenet_side/network.py) before the first window, to set and look at what is in it."""
+    """One spiking program. `build` names a function that makes the network; it sees `params`. Or the network is
+    declared, by lists of populations and connections (spikenet_side/declared.py). `prepare` names a function that gets
+    the Network (spikenet_side/network.py) before the first window, to set and look at what is in it."""
 
     name: str = Field("spikenet", pattern=r"^[A-Za-z][A-Za-z0-9_-]{0,30}$")
     simulator: str  # one of SIMULATORS, or "module:Class"
@@ -64,6 +66,9 @@ class SpikenetSection(Section):
     build: str = "network:build"
     prepare: str | None = None
     params: dict[str, Any] = {}
+    populations: list[PopulationRow] = []
+    connections: list[ConnectionRow] = []
+    region_connections: list[RegionConnectionRow] = []
     resolution: float = Field(0.1, gt=0)  # ms
     min_delay: float | None = Field(None, gt=0)  # ms; NEST's communication slice
     threads: int = Field(1, ge=1, le=1024)
@@ -75,6 +80,21 @@ class SpikenetSection(Section):
             *names, last = map(repr, SIMULATORS)
             raise ValueError(f"must be {', '.join(names)} or {last}, or 'module:Class' for an adapter of your own")
         return simulator
+
+    @model_validator(mode="before")
+    @classmethod
+    def _declared_or_built(cls, data: Any) -> Any:
+        if isinstance(data, dict) and data.get("populations"):
+            if data.get("build", DECLARED) != DECLARED:
+                raise ValueError(f"build = {data['build']!r}: the network is declared by populations; leave build out, "
+                                 f"or leave them out and make the network in the build function")  # fmt: skip
+            return {**data, "build": DECLARED}
+        return data
+
+    @model_validator(mode="after")
+    def _rows_fit(self) -> SpikenetSection:
+        check_rows(self.populations, self.connections, self.region_connections)
+        return self
 
 
 class Row(Section):
@@ -286,6 +306,7 @@ def user_function(reference: str, folder: Path, key: str) -> Callable[..., Any]:
     if not colon or not function_name.isidentifier():
         raise ExperimentError(f"{key} = {reference!r}: expected 'module:function', for example 'model:build'.")
     file = folder / (module_name.replace(".", "/") + ".py")
+    _forget_others(folder)
     if file.is_file():
         module = _load_file(file, module_name)
     else:
@@ -322,7 +343,6 @@ def _load_file(file: Path, name: str) -> ModuleType:
     spec = importlib.util.spec_from_file_location(f"lockstep_experiment_{file.parent.name}_{name}", file)
     assert spec is not None and spec.loader is not None
     module = importlib.util.module_from_spec(spec)
-    _forget_others(file.parent)
     if str(file.parent) not in sys.path:
         sys.path.append(str(file.parent))  # the module may import its neighbours
         _folders.append(file.parent)

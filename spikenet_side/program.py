@@ -21,6 +21,7 @@ from ..bridges.recording import FrameLog
 from ..bridges.results import SPIKES_NUMBER, finish_if_last
 from ..bridges.session import Session, paste_command
 from ..bridges.timing import Timing
+from . import declared
 from .adapter import Connectome, SpikingSimulator
 from .network import Network
 
@@ -54,9 +55,12 @@ def simulator_of(section: SpikenetSection, folder: Path | None = None) -> Spikin
 
 
 def build_of(section: SpikenetSection, folder: Path) -> Callable[..., Any]:
-    """The user's build function. An experiment for several simulators has a network_NAME.py for each beside its
-    network.py; they go before it where `build` is "network:build", as it is when nothing is said."""
+    """The user's build function, or that of the network that the section declares. An experiment for several simulators
+    has a network_NAME.py for each beside its network.py; they go before it where `build` is "network:build", as it is
+    when nothing is said."""
     reference = section.build
+    if section.populations:
+        return declared.build_of(section)
     if reference == "network:build":
         own = _own_module(section)
         if (folder / f"{own}.py").is_file():

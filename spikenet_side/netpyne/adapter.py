@@ -51,6 +51,7 @@ MAX_STEPS = 50_000_000  # until then it is (measured, for every resolution)
 SYNAPSE = re.compile(r"(?:(?P<section>\w+)(?:\((?P<location>[0-9.]+)\))?\.)?(?P<name>[^.()]+)")
 PLACE = re.compile(r"(?P<section>\w+)(?:\((?P<location>[0-9.]+)\))?")
 NANOAMPERE = 1e-3  # pA
+RETURNED = ("netParams", "simConfig", "populations", "created")
 
 
 @contextlib.contextmanager
@@ -143,7 +144,8 @@ class NetPyNE:
 
         `build` returns ``{"netParams": …, "simConfig": …, "populations": {region: {name: label of popParams}}}``.
         Without "populations" all of popParams with a label of the form NAME@REGION are taken. A list of labels makes
-        one population of several. `seed` takes the place of simConfig.seeds.
+        one population of several. "created": a function that gets netpyne.sim when the cells are there. `seed` takes
+        the place of simConfig.seeds.
         Raises ExperimentError for what cannot be used, and for what NetPyNE only prints.
         """
         self._section, self._grid = section, grid
@@ -188,7 +190,7 @@ class NetPyNE:
 
         if not isinstance(network, dict) or "netParams" not in network:
             raise refuse(f"the build function returned {shown(network)}")
-        if unknown := [str(key) for key in network if key not in ("netParams", "simConfig", "populations")]:
+        if unknown := [str(key) for key in network if key not in RETURNED]:
             raise refuse(f"the build function returned unknown keys: {', '.join(unknown)}")
         params, config = network["netParams"], network.get("simConfig") or {}
         if not isinstance(params, specs.NetParams | dict) or not isinstance(config, specs.SimConfig | dict):
@@ -215,6 +217,7 @@ class NetPyNE:
         with _quiet() as said:
             try:
                 sim.create(netParams=params, simConfig=config)
+                network.get("created", lambda sim: None)(sim)
                 sim.preRun()
             except Exception as error:
                 failure = error
