@@ -12,6 +12,7 @@ from __future__ import annotations
 import threading
 from collections import deque
 from collections.abc import Iterable
+from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
 from time import perf_counter
@@ -23,7 +24,7 @@ from .. import transformers
 from .compare import frame_difference
 from .contract import Channel, Contract, Signal
 from .errors import ExperimentError, FrameError, NotReproduced, PeerLost, RunDirectoryError
-from .experiment import user_function
+from .experiment import SpikenetToTvb, TvbToSpikenet, user_function
 from .frame import HEADER_BYTES, Payload, Spikes, check_dense, check_spikes, decode, encode
 from .grid import Grid, to_ns
 from .recording import FrameIndex, FrameLog, path_of
@@ -59,6 +60,31 @@ def own_transformers(names: Iterable[str], folder: Path, key: str) -> dict[str, 
                 f"bridge: keep yours in a file of its own that imports no simulator."
             ) from None
     return found
+
+
+@dataclass(frozen=True)
+class RowTransformers:
+    """Those of an interface row: names and parameters, what they compute, how many voi one population has."""
+
+    names: tuple[str, ...]
+    params: tuple[dict[str, Any], ...]
+    equation: str
+    n_voi: int
+
+
+def transformers_of_row(row: TvbToSpikenet | SpikenetToTvb, direction: str, key: str, folder: Path) -> RowTransformers:
+    """The transformers that the row `key` names, or its defaults. direction: "tvb_to_spikenet" or "spikenet_to_tvb".
+
+    Raises ExperimentError naming the key for one that does not exist, or parameters that it does not take.
+    """
+    own = own_transformers(row.transformer or (), folder, key)
+    try:
+        names, params = transformers.stages(row.transformer, row.transformer_params, direction, row.model, own)
+        equation, n_voi = transformers.describe(names, params, own), transformers.n_voi(names, own)
+    except transformers.TransformerError as error:
+        named = " -> ".join(row.transformer or ["the default"])
+        raise ExperimentError(f"{key}.transformer = {named!r}: {error}") from None
+    return RowTransformers(tuple(names), tuple(params), equation, n_voi)
 
 
 def transformer_of(channel: Channel, contract: Contract, folder: Path) -> transformers.Transformer:

@@ -9,8 +9,7 @@ from typing import Any
 
 import numpy as np
 
-from .. import transformers
-from ..bridges.bridge import own_transformers
+from ..bridges.bridge import RowTransformers, transformers_of_row
 from ..bridges.contract import Channel, Edge, Signal
 from ..bridges.errors import ExperimentError
 from ..bridges.experiment import Experiment, SpikenetSection, SpikenetToTvb, TvbToSpikenet
@@ -38,16 +37,6 @@ class Link:
     synapse_ns: int  # the shortest that its synapse may be
 
 
-@dataclass(frozen=True)
-class Transform:
-    """The transformers of a row: names and parameters, what they compute, and how many voi belong to a population."""
-
-    names: tuple[str, ...]
-    params: tuple[dict[str, Any], ...]
-    equation: str
-    n_voi: int
-
-
 class Plan:
     """The TVB simulation of an experiment and the offer made from it.
 
@@ -71,7 +60,7 @@ class Plan:
         self.regions = {program.name: self._regions_of(program) for program in experiment.spikenet}
         self._check_variables(list(simulator.model.state_variables))
         self._transforms = {
-            (direction, i): self._transform(direction, i, row)
+            (direction, i): self._transformers(direction, i, row)
             for direction in ("tvb_to_spikenet", "spikenet_to_tvb")
             for i, row in enumerate(getattr(experiment.interfaces, direction))
         }
@@ -287,28 +276,23 @@ class Plan:
             raise ExperimentError(f"{key}.voi: {said}: the variables of one row have one unit. Make a row for each.")
         return units[voi[0]]
 
-    def _transform(self, direction: str, i: int, row: TvbToSpikenet | SpikenetToTvb) -> Transform:
+    def _transformers(self, direction: str, i: int, row: TvbToSpikenet | SpikenetToTvb) -> RowTransformers:
         key = f"interfaces.{direction}.{i}"
-        own = own_transformers(row.transformer or (), self.folder, key)
-        try:
-            names, params = transformers.stages(row.transformer, row.transformer_params, direction, row.model, own)
-            n_voi = transformers.n_voi(names, own)
-            equation = transformers.describe(names, params, own)
-        except transformers.TransformerError as error:
-            named = " -> ".join(row.transformer or ["the default"])
-            raise ExperimentError(f"{key}.transformer = {named!r}: {error}") from None
+        transform = transformers_of_row(row, direction, key, self.folder)
+        n_voi = transform.n_voi
         one = direction == "spikenet_to_tvb" and len(row.populations) > 1
         if n_voi > 1 and (len(row.voi) != n_voi or one):
             raise ExperimentError(
-                f"{key}: voi = {row.voi}, populations = {row.populations}: {' -> '.join(names)} has to do with {n_voi} "
-                f"variables of TVB for each population: name {n_voi}{', and one population in a row' * one}."
+                f"{key}: voi = {row.voi}, populations = {row.populations}: {' -> '.join(transform.names)} has to do "
+                f"with {n_voi} variables of TVB for each population: name {n_voi}"
+                f"{', and one population in a row' * one}."
             )
         if n_voi == 1 and len(row.voi) not in (1, len(row.populations)):
             raise ExperimentError(
                 f"{key}: voi = {row.voi} and populations = {row.populations} must have the same length, or voi a "
                 f"single entry."
             )
-        return Transform(tuple(names), tuple(params), equation, n_voi)
+        return transform
 
     def _pairs(self, direction: str, i: int, row: TvbToSpikenet | SpikenetToTvb) -> list[tuple[str, str]]:
         """(voi, population) of a row; a single voi goes with every population, several of one transformer with one."""

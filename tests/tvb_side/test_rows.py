@@ -177,7 +177,7 @@ SPIKENET = {"coupling_mode": "spikeNet"}
         ({"down": {**DOWN, "transformer": ["low_pass", "lineer"]}},
          ["interfaces.tvb_to_spikenet.0.transformer = 'low_pass -> lineer'", "there are linear, low_pass"]),
         ({"up": {**UP, "transformer": "wong_wang_exc"}},
-         ["interfaces.spikenet_to_tvb.0", "2 variables of TVB for each population", "one population in a row"]),
+         ["interfaces.spikenet_to_tvb.0", "with 2 variables of TVB for each population", "one population in a row"]),
         ({"up": {"voi": ["E", "I", "E"], "populations": ["E", "I"], "transformer": "spikes_to_rates"}},
          ["interfaces.spikenet_to_tvb.0", "same length"]),
         ({"down": {"voi": ["r", "V"], "populations": ["E", "I"]}, "up": [], "model": "MontbrioPazoRoxin"},
