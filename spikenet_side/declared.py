@@ -126,16 +126,16 @@ def draw(
         if not any(region == at for at, _ in found):
             raise ExperimentError(f"populations: no row is for region {region}; leave out 'regions' for all of them.")
     projections = []
-    for i, row in sorted(enumerate(connection_rows), key=lambda each: each[1].label):
-        for region in _regions(row.regions, request, f"connections.{i}.regions"):
-            ends = [found.get((region, end)) for end in (row.source, row.target)]
-            if None in ends and row.regions is not None:
-                lacking = [end for end, there in zip((row.source, row.target), ends, strict=True) if there is None]
-                raise ExperimentError(f"connections.{i} ({row.label}): {region} has no population {lacking[0]}.")
-            if ends[0] is not None and ends[1] is not None:
-                projections.append(_projection(request, row, ends[0], ends[1], row.weight, row.delay))
-    for i, row in sorted(enumerate(region_rows), key=lambda each: each[1].label):
-        projections += _between_regions(request, row, f"region_connections.{i}", found)
+    for i, within in sorted(enumerate(connection_rows), key=lambda each: each[1].label):
+        for region in _regions(within.regions, request, f"connections.{i}.regions"):
+            source, target = (found.get((region, end)) for end in (within.source, within.target))
+            if source is not None and target is not None:
+                projections.append(_projection(request, within, source, target, within.weight, within.delay))
+            elif within.regions is not None:
+                lacking = within.source if source is None else within.target
+                raise ExperimentError(f"connections.{i} ({within.label}): {region} has no population {lacking}.")
+    for i, between in sorted(enumerate(region_rows), key=lambda each: each[1].label):
+        projections += _between_regions(request, between, f"region_connections.{i}", found)
     return Drawn(list(found.values()), projections)
 
 

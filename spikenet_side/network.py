@@ -7,6 +7,7 @@ simulator has of its own is behind `Access`, one class in each simulator's folde
 from __future__ import annotations
 
 import difflib
+import functools
 import re
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass
@@ -38,9 +39,12 @@ class Access(Protocol):
     name: of the simulator, as messages have it. simulator: its Python module. native: its own network object, if any.
     """
 
-    name: str
-    simulator: Any
-    native: Any
+    @property
+    def name(self) -> str: ...
+    @property
+    def simulator(self) -> Any: ...
+    @property
+    def native(self) -> Any: ...
 
     def ids(self, native: Any) -> np.ndarray:
         """The simulator's own numbers of the nodes, in their order; unique in the network."""
@@ -182,10 +186,10 @@ class Nodes:
         for name in values:
             self._check(name)
         order = np.argsort(self.indices)
-        writes = []
+        writes: list[Callable[[], None]] = []
         for name, value in values.items():
             each = self._one_for_each(name, value)
-            writes.append(lambda name=name, each=each: self._write(self.indices[order], name, [each[i] for i in order]))
+            writes.append(functools.partial(self._write, self.indices[order], name, [each[i] for i in order]))
         return writes
 
     def _write(self, indices: np.ndarray, name: str, values: list[Any]) -> None:
@@ -376,8 +380,9 @@ class Network:
         self._named = [*regions.values(), *of["input"].values(), *of["output"].values()]
 
     def add_proxies(
-        self, inputs: Mapping[Key, tuple[Any, np.ndarray]], outputs: Mapping[Key, tuple[Any, np.ndarray]]
-    ) -> None:
+        self, inputs: Mapping[tuple[str, str], tuple[Any, np.ndarray]],
+        outputs: Mapping[tuple[str, str], tuple[Any, np.ndarray]],
+    ) -> None:  # fmt: skip
         """Told by the adapter: native object (None where there is none) and ids, by channel and region."""
         for given, nodeset in ((inputs, self.input_proxies), (outputs, self.output_proxies)):
             for (channel, region), (native, ids) in given.items():
@@ -414,14 +419,14 @@ class Network:
             if end is not None:
                 keep &= np.isin(ids, np.concatenate([nodes.ids for nodes in end] or [np.zeros(0, np.int64)]))
         columns: dict[str, Any] = {}
-        order: list[np.ndarray] = []
+        keys: list[np.ndarray] = []
         for side, ids in (("source", found.sources[keep]), ("target", found.targets[keep])):
-            labels, of, index = self._labelled(ids)
-            columns[side] = pandas().Categorical.from_codes(of, labels)
+            labels, codes, index = self._labelled(ids)
+            columns[side] = pandas().Categorical.from_codes(codes, labels)
             columns[f"{side}_index"] = index
-            order += [index, of]
+            keys += [index, codes]
         columns |= {"weight": found.weights[keep], "delay_ms": found.delays[keep], "receptor": found.receptors[keep]}
-        rows = np.lexsort(order)
+        rows = np.lexsort(keys)
         table = pandas().DataFrame(columns)
         return table.iloc[rows].reset_index(drop=True)
 

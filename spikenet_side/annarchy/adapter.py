@@ -213,9 +213,9 @@ class Annarchy:
             for edge in channel.edges:
                 label = f"{edge.population}@{edge.region}"
                 attribute, weight = self._receptor(channel, edge, label, edge_name(channel, edge))
-                group = groups[edge.group : edge.group + 1]
+                source = groups[edge.group : edge.group + 1]
                 receptor = attribute if channel.model == "CURRENT" else attribute.removeprefix("g_")
-                access.edges.append((group, node_of[label], weight, edge.delay_ms, receptor))
+                access.edges.append((source, node_of[label], weight, edge.delay_ms, receptor))
                 if channel.model == "CURRENT":
                     access.driven[node_of[label].name, attribute] = channel.name
         nothing = (None, np.zeros(0, np.int64))

@@ -81,7 +81,7 @@ def _population(
     if artificial and population.initial:
         raise ExperimentError(f"{population.where}: initial: an artificial cell ({population.model}) begins with its "
                               f"own state; leave it out.")  # fmt: skip
-    values = {name: value for name, value in (population.params | population.initial).items()
+    values = {name: value for name, value in {**population.params, **population.initial}.items()
               if artificial or name not in OF_THE_POINT}  # fmt: skip
     known = parameters(h, population.model, 0)
     check_known(values, known, f"{population.where} ({population.model})", "parameter")
@@ -97,8 +97,8 @@ def _population(
                 f"to know the variable that is its potential (vref), and its threshold."
             )
     check_known([population.params["vref"]], known, f"{population.where}: vref", "variable")
-    point = {"mod": population.model, **{key: population.params[key] for key in ("vref", "synList")
-                                         if key in population.params}}  # fmt: skip
+    point: dict[str, Any] = {"mod": population.model}
+    point |= {key: population.params[key] for key in ("vref", "synList") if key in population.params}
     soma = {"geom": {"L": SIDE, "diam": SIDE}, "pointps": {"neuron": point},
             "threshold": population.params["threshold"]}  # fmt: skip
     net.cellParams[label] = {"conds": {"cellType": label}, "secs": {"soma": soma}}

@@ -37,7 +37,7 @@ class NetPyNEAccess:
 
     def stimulators(self) -> dict[tuple[str, int], tuple[int, Any]]:
         """Id and NEURON's object of what stimTargetParams have made, by label of its source and gid of its cell."""
-        found = {}
+        found: dict[tuple[str, int], tuple[int, Any]] = {}
         for cell in self.native.cells:
             for stim in vars(cell).get("stims") or []:
                 key = (str(stim["source"] if "source" in stim else stim["label"]), cell.gid)

@@ -274,3 +274,84 @@ def test_every_simulator_gets_the_same_synapses_and_fires_the_same_spikes(name):
     assert len(steps) > 200 and len(np.unique(neurons)) > 70 and len(np.unique(steps)) > 180
     np.testing.assert_array_equal(np.concatenate([each.times for each in spikes]), steps)
     np.testing.assert_array_equal(np.concatenate([each.senders for each in spikes]), neurons)
+
+
+def declared(name: str, rows: list[dict[str, Any]], connections: list[dict[str, Any]] = []) -> Any:  # noqa: B006
+    """A network of V1 alone, opened; its address book."""
+    if importlib.util.find_spec(SIMULATORS[name]) is None:
+        pytest.skip(f"{name} is not installed in this environment")
+    section = SpikenetSection(simulator=name, regions=["V1"], populations=rows, connections=connections)
+    connectome = Connectome(("V1",), np.zeros((1, 1)), np.zeros((1, 1)))
+    try:
+        simulator = simulator_of(section, LIF)
+        simulator.open(section, Grid.of(H_MS, {"spikenet": H_MS}, 1.0, 1), connectome, SEED, build_of(section, LIF))
+    except EnvironmentFailed as missing:  # no compiler
+        pytest.skip(str(missing).splitlines()[0])
+    simulator.connect([], [])
+    return simulator.network()
+
+
+A = {"label": "A", "size": 4}
+A_TO_A = {"source": "A", "target": "A", "weight": 2.0, "delay": 1.0}
+DRAWN = {"distribution": "normal", "loc": 10.0, "scale": 1.0}
+SECTIONS = {"secs": {"soma": {"geom": {"L": 20.0, "diam": 20.0}, "mechs": {"pas": {"g": 1e-4, "e": -70.0}}}},
+            "synMechs": {"AMPA": {"mod": "ExpSyn", "tau": 2.0, "e": 0.0}}}  # fmt: skip
+POINT = {"vref": "V", "threshold": -50.0}
+
+
+@pytest.mark.parametrize(("name", "row", "connection", "said"), [
+    ("nest", {"model": "iaf_psc_exq"}, {}, "A@V1: there is no model 'iaf_psc_exq'. Did you mean 'iaf_psc_exp'"),
+    ("nest", {"model": "iaf_psc_exp", "params": {"tau_mem": 1.0}}, {}, "no parameter 'tau_mem'.*C_m, "),
+    ("nest", {"model": "iaf_psc_exp", "params": {"C_m": -1.0}}, {}, "A@V1: NEST says .*positive"),
+    ("nest", {"model": "iaf_psc_exp"}, {"receptor": 3}, r"A->A .A@V1 -> A@V1.: NEST says"),
+    ("nest", {"model": "iaf_cond_alpha_mc"}, {"receptor": "somatic"}, "no receptor named 'somatic'.*soma_exc"),
+    ("annarchy", {"model": "IF_cond_exq"}, {}, "no model 'IF_cond_exq'. Did you mean 'IF_cond_exp'"),
+    ("annarchy", {"model": "IF_cond_exp", "params": {"tau": 1.0}}, {}, "no parameter or variable 'tau'.*tau_m"),
+    ("annarchy", {"model": "Neuron", "params": {"spike": "v > 1"}}, {}, "defined by params: equations and spike"),
+    ("annarchy", {"model": "IF_cond_exp"}, {"receptor": "ampa"}, "no receptor 'ampa'. There is exc, inh"),
+    ("annarchy", {"model": "IF_cond_exp"}, {"weight": {**DRAWN, "loc": 0.0}}, "weights are of both signs"),
+    ("annarchy", {"model": "IF_cond_exp"}, {"rule": "fixed_indegree", "indegree": 9, "delay": {
+        "distribution": "uniform", "low": 1.0, "high": 2.0}}, "cannot have two delays"),
+    ("netpyne", {"model": "IntFire7"}, {}, "no model 'IntFire7'. Did you mean 'IntFire"),
+    ("netpyne", {"model": "IntFire1", "params": {"tao": 1.0}}, {}, "no parameter 'tao'. Did you mean 'tau'"),
+    ("netpyne", {"model": "IntFire1", "initial": {"m": 0.5}}, {}, "begins with its own state"),
+    ("netpyne", {"model": "IafPscExp", "params": {"vref": "V"}}, {}, "params.threshold is missing"),
+    ("netpyne", {"model": "IafPscExp", "params": POINT}, {"delay": 0.1}, "at least two steps, 0.2 ms"),
+    ("netpyne", {"model": "IafPscExp", "params": POINT}, {"allow_autapses": True}, "connects no neuron to itself"),
+    ("netpyne", {"model": "cell", "params": SECTIONS}, {"receptor": "NMDA"}, "no synapse 'NMDA'. There is AMPA"),
+    ("netpyne", {"model": "cell", "params": SECTIONS}, {"receptor": "dend.AMPA"}, "no section 'dend'. There is soma"),
+])  # fmt: skip
+def test_what_a_simulator_does_not_have_is_refused_with_what_it_has(name, row, connection, said):
+    with pytest.raises(ExperimentError, match=said):
+        declared(name, [{**A, **row}], [{**A_TO_A, **connection}])
+
+
+def test_nest_gets_receptors_vectors_and_drawn_parameters():
+    params = {"tau_syn": [2.0, 5.0], "C_m": DRAWN}
+    network = declared("nest", [{**A, "model": "iaf_psc_exp_multisynapse", "params": params, "initial": {"V_m": V_0}}],
+                       [{**A_TO_A, "receptor": 2}])  # fmt: skip
+    cells = network.brain_regions["V1", "A"]
+    row = {**A, "model": "any", "params": params, "initial": {"V": V_0}}
+    (expected,) = draw(request_of(("V1",)), [row]).populations
+    assert cells.get("C_m").tolist() == expected.params["C_m"].tolist() and len(set(cells.get("C_m"))) == 4
+    assert cells.get("V_m").tolist() == expected.initial["V"].tolist()
+    assert [list(each) for each in cells.get("tau_syn")] == [[2.0, 5.0]] * 4
+    assert set(cells.incoming().receptor) == {2} and len(cells.incoming()) == 12
+
+
+def test_netpyne_gets_cells_with_sections_and_artificial_cells():
+    fire = {"label": "F", "size": 3, "model": "IntFire1", "params": {"tau": DRAWN, "refrac": 1.0}}
+    rows = [{**A, "model": "cell", "params": SECTIONS, "initial": {"v": V_0}}, fire]
+    to_cells = {"source": "F", "target": "A", "weight": 0.01, "delay": 0.3, "receptor": "soma(0.2).AMPA"}
+    to_fire = {"source": "A", "target": "F", "weight": 0.5, "delay": 1.0}
+    network = declared("netpyne", rows, [to_cells, to_fire])
+    cells, artificial = network.brain_regions["V1"].values()
+    v, tau = (draw(request_of(("V1",)), rows).populations[i] for i in (0, 1))
+    assert cells.get("soma.v").tolist() == v.initial["v"].tolist() and len(set(cells.get("soma.v"))) == 4
+    assert artificial.get("tau").tolist() == tau.params["tau"].tolist() and artificial.model == "IntFire1"
+    # what fires at a threshold is seen a step later by NEURON, so that its delay is a step less
+    assert cells.incoming()[["weight", "delay_ms", "receptor"]].drop_duplicates().values.tolist() == [
+        [0.01, pytest.approx(0.3), "soma(0.2).AMPA"]
+    ]
+    to_fire_found = artificial.incoming()[["weight", "delay_ms"]].drop_duplicates().values.tolist()
+    assert to_fire_found == [[0.5, pytest.approx(0.9)]]
