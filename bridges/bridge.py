@@ -303,8 +303,10 @@ class Inlet:
         spent.exchange += received - begun - wait
         counts = {"frames_received": 1, "spikes_received": spikes_in}
         if self._transform is not None:
-            counted = self._transform.counted
+            counted, clipped = self._transform.counted, self._transform.clipped
             payload = self._transformed(payload, k)
+            if self._transform.clipped > clipped:
+                counts["values_clipped"] = self._transform.clipped - clipped
             done = perf_counter()
             spent.transform += done - received
             if isinstance(payload, Spikes):  # spikes begin here; a bridge counts them when it sends them on

@@ -167,6 +167,7 @@ def counters(run_dir: Path, contract: Contract) -> dict[str, dict[str, Any]]:
     """Frames and spikes of each channel, as its producer sent, its consumer received and its simulator was given them.
     Spikes that a transformer makes are sent there; those that it turns into rates are received and delivered there.
 
+    "values_clipped", where it is not 0: what a transformer has cut off, such as rates below 0 (`clip`).
     "balanced" is true when nothing was lost or doubled on any leg of the way: all frames, and all spikes on those legs
     that carry spikes (before the transformer, after it, or both).
     """
@@ -186,6 +187,8 @@ def counters(run_dir: Path, contract: Contract) -> dict[str, dict[str, Any]]:
             "frames_delivered": taken.get("frames_delivered"),
             "spikes_delivered": (first if from_spikes and not to_spikes else taken).get("spikes_delivered"),
         }
+        if clipped := first.get("values_clipped"):
+            what["values_clipped"] = clipped
         legs = [("frames", sent, "sent", first, "received"), ("frames", taken, "received", taken, "delivered")]
         if carried is not None:
             legs.append(("frames", carried, "sent", taken, "received"))

@@ -42,7 +42,8 @@ def main(arguments: list[str]) -> int:
         for name, command in {
             "ruff": [python, "-m", "ruff", "check", "."],
             "mypy": [python, "-m", "mypy", *packages],
-            "pytest": [python, "-m", "pytest", f"--junit-xml={told}", *arguments],
+            # two files of tests at a time; a run of two programs leaves cores idle
+            "pytest": [python, "-m", "pytest", "-n", "2", "--dist", "loadfile", f"--junit-xml={told}", *arguments],
         }.items():
             environments.say(f"\n== {name}")
             started = time.monotonic()

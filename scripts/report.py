@@ -733,8 +733,11 @@ class _Report:
 
     def _counter_table(self) -> str:
         keys = [f"{thing}_{leg}" for thing in ("frames", "spikes") for leg in ("sent", "received", "delivered")]
+        channels = self.provenance.get("channels", {})
+        if any("values_clipped" in counted for counted in channels.values()):
+            keys.append("values_clipped")
         rows = []
-        for name, counted in self.provenance.get("channels", {}).items():
+        for name, counted in channels.items():
             values = ["–" if counted.get(key) is None else counted[key] for key in keys]
             rows.append([name, *values, "yes" if counted["balanced"] else "NO"])
         return _table(["channel", *(key.replace("_", " ") for key in keys), "balanced"], rows, number_from=1)

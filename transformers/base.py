@@ -107,6 +107,8 @@ def read_params(name: str, given: Mapping[str, Any], defaults: Mapping[str, Any]
             hint = f" Did you mean {close[0]!r}?" if close else ""
             if key == "number_of_neurons":
                 hint = " The number of trains belongs to proxy_params."
+            elif key == "correlation_factor":  # tvb-multiscale's word
+                hint = " It is `correlation`, of rates_to_correlated_spikes."
             raise TransformerError(
                 f"transformer {name}: unknown parameter {key!r} = {given[key]!r}.{hint} It knows {', '.join(defaults)}."
             )

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import os
 import re
 import shutil
@@ -117,7 +118,8 @@ IN_TVB = [
     (["duration=100.05"], "duration = 100.05 ms is not a multiple of TVB's dt", "100"),
     (["duration=1e12"], "duration = 1e+12 ms is 1e+13 steps", "1e+08 ms"),
     (["duration=1e300"], "duration = 1e+300 ms", "1e+08 ms"),
-    ([f"{OUT}.coupling_mode=spikeNet", f"{OUT}.proxy_params={{}}", "tvb.speed=1000"], "r_paracentral -> r_precuneus (0 ms) is too", "tvb.speed"),
+    ([f"{OUT}.coupling_mode=spikeNet", f"{OUT}.proxy_params={{}}", "tvb.speed=1000"],
+     "r_paracentral -> r_precuneus (0 ms) is too", "tvb.speed"),
     ([f"{OUT}.proxy_params.number_of_neurons=0"], "number_of_neurons = 0", "at least 1"),
     ([f"{OUT}.proxy_params.number_of_neurons=true"], "number_of_neurons = True", "at least 1"),
     ([f"{OUT}.proxy_params.weight=heavy"], "weight = 'heavy'", "must be a number"),
@@ -185,7 +187,10 @@ def test_rates_below_zero_are_refused_with_the_window_and_played_as_zero_with_cl
     assert "window 0" in refused.text and "Rates cannot be negative" in refused.text and "clip = true" in refused.text
     clipped = running.run(EXPERIMENT, tmp_path / "clipped", {**values, f"{OUT}.transformer_params.clip": True})
     content = running.content(clipped)
-    assert (content["tvb_to_spikenet.0.raw"][0] > 0).all() and not content["tvb_to_spikenet.0.transformed"][0].any()
+    raw = content["tvb_to_spikenet.0.raw"][0]
+    assert (raw > 0).all() and not content["tvb_to_spikenet.0.transformed"][0].any()
+    channel = json.loads((clipped / "provenance.json").read_text())["channels"]["tvb_to_spikenet.0"]
+    assert channel["values_clipped"] == raw.size and channel["balanced"]
 
 
 # ---- two sides that do not fit ---------------------------------------------------------------------------------------
