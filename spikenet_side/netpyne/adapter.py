@@ -408,7 +408,7 @@ class NetPyNE:
             first_ids.append(self._next_id)
             for i, cell in enumerate(cells):
                 source = int(groups[edge.group]) if channel.model == "SPIKES" else self._next_id + i
-                self._connect(cell, source, float(edge.weight), delay_ms, channel.proxy_params, where)
+                self._connect(cell, source, float(edge.weight), delay_ms, channel.receptor(edge), where)
             if channel.model == "RATE":
                 self._next_id += len(cells)
         if channel.model == "RATE":
@@ -420,11 +420,11 @@ class NetPyNE:
             )  # fmt: skip
 
     def _connect(
-        self, cell: Any, source: int, weight: float, delay_ms: float, proxy_params: dict[str, Any], where: str
+        self, cell: Any, source: int, weight: float, delay_ms: float, receptor: Any, where: str
     ) -> None:
         """A connection from `source` as NetPyNE makes any other one."""
         before = len(cell.conns)
-        target = _synapse(cell, proxy_params.get("receptor_type", 0), self._sim.net.params.synMechParams, where)
+        target = _synapse(cell, receptor, self._sim.net.params.synMechParams, where)
         try:
             cell.addConn({"preGid": source, "weight": weight, "delay": delay_ms, "synsPerConn": 1, **target})
         except Exception as error:
@@ -439,7 +439,7 @@ class NetPyNE:
         delay = delay_steps(edge.delay_ms, self._section.resolution, where)
         first = len(self._sites)
         for cell in cells:
-            self._sites.append(self._site(cell, channel.proxy_params.get("receptor_type", 0), where))
+            self._sites.append(self._site(cell, channel.receptor(edge), where))
         return _Current(edge.group, float(edge.weight), delay, slice(first, len(self._sites)))
 
     def _site(self, cell: Any, wanted: Any, where: str) -> tuple[Any, float]:
