@@ -7,7 +7,7 @@ from typing import Any
 from probe_network import read
 from tvb_lockstep.spikenet_side.annarchy import AnnarchyRequest
 
-# V moves with the current of the step, then jumps with the spikes that arrive in it; in the refractory time these are lost.
+# V moves with the current of the step and jumps with spikes that arrive in it, but not in the refractory time.
 EQUATIONS = """
     v = if waits > 0: v else: E_L + P * (v - E_L) + G * (i_offset + I_e) + g_exc
     waits = if waits > 0: waits - 1 else: 0
