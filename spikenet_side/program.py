@@ -86,7 +86,8 @@ def prepare_of(section: SpikenetSection, folder: Path) -> Callable[[Network], An
         name = _own_module(section)
     file = folder / f"{name}.py"
     for module in list(sys.modules.values()):
-        made = getattr(module, function, None) if getattr(module, "__file__", None) == str(file) else None
+        held = getattr(module, "__dict__", {})  # asked without getattr, to which some modules answer by importing
+        made = held.get(function) if held.get("__file__") == str(file) else None
         if callable(made):
             return cast(Callable[[Network], Any], made)
     return user_function(f"{name}:{function}", folder, f"{section.name}.prepare")
