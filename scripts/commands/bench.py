@@ -1,5 +1,5 @@
 """``lockstep bench``: what the exchange, the recording and the windows cost on this machine, as ratios; and how far the
-spiking simulators agree."""
+spiking simulators, the coupling schemes and the coupling modes agree."""
 
 from __future__ import annotations
 
@@ -47,6 +47,26 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     simulators.add_argument("--seeds", type=int, default=5, help="runs of each, with the seeds 1, 2, … (default: 5)")
     simulators.add_argument("--neurons", type=int, help="in the network, 4 of 5 excitatory (default: the experiment's)")
     simulators.add_argument("--duration", type=float, default=1000.0, help="biological time in ms (default: 1000)")
+    schemes = what.add_parser(
+        "schemes", help="TVB to the network, the network to TVB, both: rates, TVB's regions, cost, side by side",
+        description="Run wilson_cowan coupled both ways, one way and the other way over several seeds, and compare the "
+        "rates of the populations, TVB's mean states and what a window costs.",
+    )  # fmt: skip
+    modes = what.add_parser(
+        "modes", help='the coupling modes "TVB" and "spikeNet": rates, TVB\'s regions, cost of a window, side by side',
+        description="Run wilson_cowan in both coupling modes over several seeds, and compare the rates of the "
+        "populations, TVB's mean states and what a window costs.",
+    )  # fmt: skip
+    for parser in (schemes, modes):
+        parser.add_argument("--simulator", choices=SIMULATORS, default="nest", help="(default: nest)")
+        parser.add_argument("--seeds", type=int, default=5, help="runs of each, with the seeds 1, 2, … (default: 5)")
+        parser.add_argument("--duration", type=float, default=1000.0, help="biological time in ms (default: 1000)")
+        parser.add_argument(
+            "--set", action="append", default=[], metavar="KEY=VALUE", dest="overrides",
+            help="override another value of the experiment in all runs; may be repeated",
+        )  # fmt: skip
+        parser.add_argument("--plot", type=Path, metavar="FOLDER",
+                            help="also draw the runs of seed 1 side by side, as schemes.png or modes.png")  # fmt: skip
     kills = what.add_parser(
         "kills", help="real runs whose programs are killed at random times, and resumed: do the results stay the same?",
         description="Kill programs of real runs (SIGKILL) at random times, resume the runs, and compare their results "
@@ -55,7 +75,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     kills.add_argument("--kills", type=int, default=200, help="programs killed, at least (default: 200)")
     kills.add_argument("--seed", type=int, default=0, help="of the first run; the next ones have the next (default: 0)")
     kills.add_argument("--duration", type=float, default=1000.0, help="biological time in ms (default: 1000)")
-    for parser in (transport, windows, recording, run, simulators, kills):
+    for parser in (transport, windows, recording, run, simulators, schemes, modes, kills):
         parser.add_argument("--json", type=Path, metavar="FILE", help="also write the figures to FILE")
 
 
@@ -90,6 +110,18 @@ def run(args: argparse.Namespace) -> int:
         with Console().status("") as status:
             figures = bench_simulators.bench(args.simulators, args.seeds, args.duration, args.neurons, status.update)
         bench_simulators.print_tables(figures)
+    elif args.what in ("schemes", "modes"):
+        from rich.console import Console
+
+        from .. import bench_schemes
+
+        ways = bench_schemes.SCHEMES if args.what == "schemes" else bench_schemes.modes()
+        plot = None if args.plot is None else args.plot / f"{args.what}.png"
+        with Console().status("") as status:
+            figures = bench_schemes.bench(
+                ways, args.simulator, args.seeds, args.duration, args.overrides, plot, status.update
+            )
+        bench_schemes.print_tables(figures)
     elif args.what == "kills":
         from rich.console import Console
 
