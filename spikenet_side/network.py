@@ -64,7 +64,13 @@ class Access(Protocol):
         """Set one value each for the nodes at the ascending `indices`."""
 
     def synapses(self, sources: list[Any] | None, targets: list[Any] | None) -> Synapses:
-        """All connections from and to these (None: everything); more may come, they are looked through again."""
+        """All connections from and to these (None: everything); more may come, they are looked through again. In an
+        order that does not change."""
+
+    def set_weights(
+        self, sources: list[Any] | None, targets: list[Any] | None, rows: np.ndarray, weights: np.ndarray
+    ) -> None:
+        """Set the weights of the `rows` of what `synapses` gives for the same ends."""
 
     def describe(self, number: int) -> str:
         """The model of a node that nobody has named."""
@@ -408,6 +414,34 @@ class Network:
         target_index: which of its neurons, from 0 (the simulator's own id where there is no name); weight and delay_ms
         as the simulator has them; receptor: its port, or target, or synapse. Sorted by target, then by source.
         """
+        found, _, rows = self._found(source, target)
+        columns: dict[str, Any] = {}
+        for side, ids in (("source", found.sources[rows]), ("target", found.targets[rows])):
+            labels, codes, index = self._labelled(ids)
+            columns[side] = pandas().Categorical.from_codes(codes, labels)
+            columns[f"{side}_index"] = index
+        columns |= {"weight": found.weights[rows], "delay_ms": found.delays[rows], "receptor": found.receptors[rows]}
+        return pandas().DataFrame(columns)
+
+    def set_weights(
+        self, weights: Any, source: Nodes | NodeSet | None = None, target: Nodes | NodeSet | None = None
+    ) -> None:
+        """Set the weights of the connections from `source` to `target`, in the simulator's unit: one for all, or one
+        for each row of ``connections(source, target)``. Raises ExperimentError for another number of them, and for
+        connections whose weights the simulator cannot set."""
+        _, (sources, targets), rows = self._found(source, target)
+        values = np.asarray(weights, float)
+        if values.ndim > 1 or (values.ndim == 1 and len(values) != len(rows)) or not np.isfinite(values).all():
+            raise ExperimentError(
+                f"set_weights: {len(rows)} connections, and weights of shape {values.shape}: give one finite number "
+                f"for all, or one for each row of connections(source, target)."
+            )
+        self._access.set_weights(sources, targets, rows, np.broadcast_to(values, len(rows)))
+
+    def _found(
+        self, source: Nodes | NodeSet | None, target: Nodes | NodeSet | None
+    ) -> tuple[Synapses, list[list[Any] | None], np.ndarray]:
+        """What the simulator gives for the two ends, what it was asked for, and the rows that are meant, in order."""
         ends = [None if end is None else end.nodes if isinstance(end, NodeSet) else [end] for end in (source, target)]
         natives: list[list[Any] | None] = []
         for end in ends:  # what is no node of the simulator cannot be asked for; what comes is looked through below
@@ -418,17 +452,12 @@ class Network:
         for end, ids in ((ends[0], found.sources), (ends[1], found.targets)):
             if end is not None:
                 keep &= np.isin(ids, np.concatenate([nodes.ids for nodes in end] or [np.zeros(0, np.int64)]))
-        columns: dict[str, Any] = {}
+        rows = np.flatnonzero(keep)
         keys: list[np.ndarray] = []
-        for side, ids in (("source", found.sources[keep]), ("target", found.targets[keep])):
-            labels, codes, index = self._labelled(ids)
-            columns[side] = pandas().Categorical.from_codes(codes, labels)
-            columns[f"{side}_index"] = index
+        for ids in (found.sources[rows], found.targets[rows]):
+            _, codes, index = self._labelled(ids)
             keys += [index, codes]
-        columns |= {"weight": found.weights[keep], "delay_ms": found.delays[keep], "receptor": found.receptors[keep]}
-        rows = np.lexsort(keys)
-        table = pandas().DataFrame(columns)
-        return table.iloc[rows].reset_index(drop=True)
+        return found, natives, rows[np.lexsort(keys)]
 
     def _labelled(self, ids: np.ndarray) -> tuple[list[str], np.ndarray, np.ndarray]:
         """For ids: all labels, which of them each has, and the index within it."""

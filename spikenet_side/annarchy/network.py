@@ -85,14 +85,18 @@ class AnnarchyAccess:
         except (TypeError, ValueError) as error:
             raise ExperimentError(f"ANNarchy says {error}") from error
 
-    def synapses(self, sources: list[Any] | None, targets: list[Any] | None) -> Synapses:
-        parts: list[tuple[np.ndarray, ...]] = []
+    def _projections(self, sources: list[Any] | None, targets: list[Any] | None) -> list[Any]:
         names = [None if end is None else {getattr(each, "population", each).name for each in end if
                                            hasattr(each, "geometry")} for end in (sources, targets)]  # fmt: skip
-        for projection in self.native.get_projections():
-            if any(wanted is not None and getattr(end, "population", end).name not in wanted
-                   for wanted, end in zip(names, (projection.pre, projection.post), strict=True)):  # fmt: skip
-                continue
+        return [
+            each for each in self.native.get_projections()
+            if all(wanted is None or getattr(end, "population", end).name in wanted
+                   for wanted, end in zip(names, (each.pre, each.post), strict=True))
+        ]  # fmt: skip
+
+    def synapses(self, sources: list[Any] | None, targets: list[Any] | None) -> Synapses:
+        parts: list[tuple[np.ndarray, ...]] = []
+        for projection in self._projections(sources, targets):
             rows = projection.pre_ranks
             sizes = [len(row) for row in rows]
             n = sum(sizes)
@@ -111,6 +115,32 @@ class AnnarchyAccess:
         if not parts:
             return Synapses(np.zeros(0, np.int64), np.zeros(0, np.int64), np.zeros(0), np.zeros(0), np.zeros(0, object))
         return Synapses(*(np.concatenate(column) for column in zip(*parts, strict=True)))
+
+    def set_weights(
+        self, sources: list[Any] | None, targets: list[Any] | None, rows: np.ndarray, weights: np.ndarray
+    ) -> None:
+        order = np.argsort(rows)
+        rows, weights, first = rows[order], weights[order], 0
+        projections = self._projections(sources, targets)
+        if len(rows) and rows[-1] >= sum(each.nb_synapses for each in projections):
+            raise ExperimentError("connections of proxies have the weights of the interface rows: set them there.")
+        for projection in projections:
+            n = projection.nb_synapses
+            own = slice(*np.searchsorted(rows, [first, first + n]))
+            if own.start < own.stop:
+                values = _flat(projection.w, n)
+                values[rows[own] - first] = weights[own]
+                if isinstance(projection.w, int | float):
+                    if len(np.unique(values)) > 1:
+                        raise ExperimentError(
+                            f"the projection from {projection.pre.name} to {projection.post.name} has one weight for "
+                            f"all of its synapses in ANNarchy; set all of them to one value."
+                        )
+                    projection.w = float(values[0])
+                else:
+                    ends = np.cumsum([len(row) for row in projection.pre_ranks])[:-1]
+                    projection.w = [part.tolist() for part in np.split(values, ends)]
+            first += n
 
     def describe(self, number: int) -> str:
         first = 0

@@ -44,22 +44,44 @@ class NestAccess:
         except (self.simulator.NESTError, TypeError) as error:  # TypeError: NEST's answer to a value of another kind
             raise ExperimentError(f"NEST says {error}") from error
 
-    def synapses(self, sources: list[Any] | None, targets: list[Any] | None) -> Synapses:
+    def _connections(self, sources: list[Any] | None, targets: list[Any] | None) -> Any:
+        """NEST's SynapseCollection; None when one end is nothing."""
         ends = {}
         for name, natives in (("source", sources), ("target", targets)):
             if natives is not None:
                 ids = np.unique(np.concatenate([self.ids(each) for each in natives] or [np.zeros(0, np.int64)]))
                 if not len(ids):
-                    return _table([])
+                    return None
                 ends[name] = self.simulator.NodeCollection(ids.tolist())
-        found = self.simulator.GetConnections(**ends)
-        if not len(found):
+        return self.simulator.GetConnections(**ends)
+
+    def synapses(self, sources: list[Any] | None, targets: list[Any] | None) -> Synapses:
+        found = self._connections(sources, targets)
+        if found is None or not len(found):
             return _table([])
         table = found.get(["source", "target", "weight", "delay", "receptor"])
         table = _table([np.atleast_1d(table[key]) for key in ("source", "target", "weight", "delay", "receptor")])
-        keep = ~np.isin(table.sources, self.hidden) & ~np.isin(table.targets, self.hidden)
+        keep = self._shown(table.sources, table.targets)
         return Synapses(table.sources[keep], table.targets[keep], table.weights[keep], table.delays[keep],
                         table.receptors[keep])  # fmt: skip
+
+    def set_weights(
+        self, sources: list[Any] | None, targets: list[Any] | None, rows: np.ndarray, weights: np.ndarray
+    ) -> None:
+        if not len(rows):
+            return
+        found = self._connections(sources, targets)
+        table = found.get(["source", "target", "weight"])
+        ends = [np.atleast_1d(table[key]).astype(np.int64) for key in ("source", "target")]
+        values = np.array(np.atleast_1d(table["weight"]), float)
+        values[np.flatnonzero(self._shown(*ends))[rows]] = weights
+        try:
+            found.set({"weight": values.tolist()})
+        except self.simulator.NESTError as error:
+            raise ExperimentError(f"the weights cannot be set: NEST says {error}") from error
+
+    def _shown(self, sources: np.ndarray, targets: np.ndarray) -> np.ndarray:
+        return ~np.isin(sources, self.hidden) & ~np.isin(targets, self.hidden)
 
     def describe(self, number: int) -> str:
         return str(self.simulator.NodeCollection([number]).get("model"))

@@ -120,26 +120,37 @@ class NetPyNEAccess:
                 except (TypeError, ValueError, LookupError, RuntimeError, AttributeError) as error:
                     raise ExperimentError(f"NEURON says {error}") from error
 
-    def synapses(self, sources: list[Any] | None, targets: list[Any] | None) -> Synapses:
+    def _connections(self, targets: list[Any] | None) -> list[tuple[Any, Any]]:
+        """Cells, and what NetPyNE has of each of their connections; it makes none of weight 0."""
         cells = self.native.cells if targets is None else [each for of in targets for each in of if _is_cell(each)]
+        cells = list({cell.gid: cell for cell in cells}.values())
+        return [(cell, conn) for cell in cells for conn in cell.conns if "hObj" in conn]
+
+    def synapses(self, sources: list[Any] | None, targets: list[Any] | None) -> Synapses:
         stimulators = self.stimulators()
         rows = []
-        for cell in {cell.gid: cell for cell in cells}.values():
-            for conn in cell.conns:
-                if "hObj" not in conn:  # NetPyNE makes none of weight 0
-                    continue
-                source = conn["preGid"]
-                if not isinstance(source, int | np.integer):  # "NetStim"
-                    source = stimulators.get((str(conn.get("preLabel")), cell.gid), (-1, None))[0]
-                receptor = conn.get("synMech") or ""
-                if not is_artificial(cell) and not point_neuron(cell):
-                    receptor = f"{conn['sec']}({conn['loc']:g}).{receptor}"
-                rows.append((source, cell.gid, conn["hObj"].weight[0], conn["hObj"].delay, receptor))
+        for cell, conn in self._connections(targets):
+            source = conn["preGid"]
+            if not isinstance(source, int | np.integer):  # "NetStim"
+                source = stimulators.get((str(conn.get("preLabel")), cell.gid), (-1, None))[0]
+            receptor = conn.get("synMech") or ""
+            if not is_artificial(cell) and not point_neuron(cell):
+                receptor = f"{conn['sec']}({conn['loc']:g}).{receptor}"
+            rows.append((source, cell.gid, conn["hObj"].weight[0], conn["hObj"].delay, receptor))
         for number, driven, weight, delay_ms, receptor in self.edges:
             rows += [(number, cell.gid, weight, delay_ms, receptor) for cell in driven]
         pre, post, weights, delays, receptors = zip(*rows, strict=True) if rows else ((),) * 5
         return Synapses(np.array(pre, np.int64), np.array(post, np.int64), np.array(weights, float),
                         np.array(delays, float), np.array(receptors, object))  # fmt: skip
+
+    def set_weights(
+        self, sources: list[Any] | None, targets: list[Any] | None, rows: np.ndarray, weights: np.ndarray
+    ) -> None:
+        connections = self._connections(targets)
+        if len(rows) and rows.max() >= len(connections):
+            raise ExperimentError("a CURRENT channel is no connection of NEURON: set the weight of its interface row.")
+        for row, weight in zip(rows.tolist(), weights.tolist(), strict=True):
+            connections[row][1]["hObj"].weight[0] = weight
 
     def describe(self, number: int) -> str:
         if number < 0:

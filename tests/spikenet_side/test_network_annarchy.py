@@ -93,6 +93,12 @@ def test_the_table_of_connections_is_that_of_annarchys_dendrites(network: Networ
            for pre, w in zip(dendrite.pre_ranks, dendrite.w, strict=True)]  # fmt: skip
     assert list(zip(table.source_index, table.target_index, table.weight, strict=True)) == own and len(own) > 5
     assert set(table.receptor) == {"exc"} and set(table.delay_ms) == {0.1}
+    network.set_weights(2.0 * table.weight, noisy, fed)
+    assert [w for dendrite in projection.dendrites for w in dendrite.w] == (2.0 * table.weight).tolist()
+    network.set_weights(0.25, noisy, fed[1])
+    assert fed.incoming(noisy).weight.tolist() == np.where(table.target_index == 1, 0.25, 2.0 * table.weight).tolist()
+    with pytest.raises(ExperimentError, match="proxies have the weights of the interface rows"):
+        network.set_weights(1.0, network.input_proxies, fed)
     first = fed[1].incoming()
     assert set(first.target_index) == {1} and set(first.source) == {"noisy@V1", "SPIKES in@V8", "SPIKES in@V9"}
     by_proxies = fed.incoming(network.input_proxies)

@@ -117,6 +117,23 @@ def test_the_table_of_connections_is_that_of_nest(network: Network) -> None:
     assert len(network.connections()) == 2 * (6 + 8 + 5 + 5 + 5)
 
 
+def test_weights_are_set_for_some_connections_and_are_then_nests_own(network: Network) -> None:
+    E, I = network.brain_regions["V2", "E"], network.brain_regions["V2", "I"]  # noqa: E741
+    before = network.connections()
+    network.set_weights(3.0 * I.incoming(E).weight, E, I)
+    table = I.incoming(E)
+    assert (table.weight > 3.0).all()
+    own = nest.GetConnections(E.native, I.native).get(["source", "target", "weight"])
+    rows = zip(E.ids[table.source_index], I.ids[table.target_index], table.weight, strict=True)
+    assert sorted(rows) == sorted(zip(*own.values(), strict=True))
+    changed = before.weight != network.connections().weight
+    assert changed.tolist() == ((before.source == "E@V2") & (before.target == "I@V2")).tolist()
+    network.set_weights(0.5, E[[1, 4]], I)
+    assert (I.incoming(E).weight == 0.5).tolist() == I.incoming(E).source_index.isin([1, 4]).tolist()
+    with pytest.raises(ExperimentError, match=r"6 connections, and weights of shape \(5,\)"):
+        network.set_weights([1.0] * 5, E, I)
+
+
 def test_devices_and_proxies_are_found_by_name_and_region(network: Network) -> None:
     assert network.input_devices["noise"].get("rate").tolist() == [100.0, 100.0]
     network.input_devices["noise", "V2"].set(rate=250.0)

@@ -101,6 +101,11 @@ def test_the_table_of_connections_is_that_of_neurons_netcons(network: Network) -
     assert inside[columns].values.tolist() == [
         [2, 0, 0.004, 2.5, "dend(0.5).exc"], [0, 1, 0.004, 1.5, "dend(0.5).exc"], [3, 1, 0.004, 2.0, "dend(0.5).exc"],
     ]  # fmt: skip
+    network.set_weights([0.1, 0.2, 0.3], E, E)
+    weights = {(conn["preGid"], cell.gid): conn["hObj"].weight[0] for cell in E.native for conn in cell.conns}
+    assert [weights[pair] for pair in ((2, 0), (0, 1), (3, 1))] == [0.1, 0.2, 0.3]
+    with pytest.raises(ExperimentError, match="a CURRENT channel is no connection of NEURON"):
+        network.set_weights(1.0, network.input_proxies["CURRENT in"], E)
     to_one = E[1].incoming()
     assert set(to_one.source) == {"E@V1", "noise@V1", "SPIKES in@V8", "CURRENT in@V1"} and len(to_one) == 5
     netcons = network.simulator.h.List("NetCon")
