@@ -231,3 +231,31 @@ def test_feedback_inhibition_control_holds_every_region_of_tvb_at_its_fixed_poin
     derivative = simulator.model.dfun(state[:2], coupling)
     assert np.abs(derivative).max() < 1e-15
     assert simulator.model.J_i.min() > 1.0  # all receive something from the others
+
+
+def test_after_the_drawn_external_spikes_nest_goes_on_with_its_own():
+    if importlib.util.find_spec("nest") is None:
+        pytest.skip("nest is not installed in this environment")
+    from tvb_lockstep.spikenet_side.nest.adapter import import_nest
+
+    nest = import_nest()
+    experiment, path = load(
+        "reduced_wong_wang", [*SETS, "spikenet.params.n_inhibitory=100", "spikenet.params.drawn_ms=20"]
+    )
+    section = experiment.program("spikenet")
+    nest.ResetKernel()
+    nest.set(resolution=H_MS, rng_seed=3)
+    (network,) = build_of(section, path.parent)(request_of(section)).values()
+    meter = nest.Create("multimeter", params={"record_from": ["s_AMPA"], "interval": H_MS})
+    nest.Connect(meter, network["I"])  # AMPA spikes of E weigh 50 times less
+    nest.Simulate(60.0)
+    events = meter.events
+    s = np.zeros((600, 100))
+    s[np.rint(events["times"] / H_MS).astype(int), events["senders"] - min(network["I"].tolist())] = events["s_AMPA"]
+    arrived = np.rint((s[1:] - s[:-1] * np.exp(-H_MS / 2.0)) / section.params["I"]["g_AMPA_ext"])
+    (drawn,) = sys.modules["rww_network"].draw(request_of(section)).values()
+    expected = sys.modules["rww_network"].external_spikes(drawn.generators["I"], 2400.0, H_MS, 200)
+    np.testing.assert_array_equal(arrived[5:205], expected)  # sample k is the state at the end of step k - 1
+    for begin, end in ((205, 206), (205, 599)):  # at once, and in all: 0.24 for each neuron and step
+        mean = 0.24 * 100 * (end - begin)
+        assert abs(arrived[begin:end].sum() - mean) < 4 * np.sqrt(mean)

@@ -12,7 +12,7 @@ RECEPTORS = ("AMPA", "NMDA", "GABA")
 
 
 def equations(p: Params, population: str, resolution_ms: float) -> str:
-    """Of one neuron, with its parameters as numbers: to compile them as parameters takes three times as long.
+    """Of one neuron, with its parameters as numbers: to compile them as parameters takes about twice as long.
 
     V moves with the gatings s, which decay meanwhile (Runge-Kutta of order 4 for V, the gatings exactly); then what
     arrives in the step is added. What begins with g_ is a conductance to ANNarchy: what arrives, and nothing else.

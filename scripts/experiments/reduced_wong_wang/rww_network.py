@@ -33,7 +33,7 @@ class Params:
     J_i: float | dict[str, float]  # factor of the synapses from I to E, or one for each region
     external_rate: float  # spikes/s to each neuron
     delay: float  # ms, within the network
-    drawn_ms: float  # NEST only, see README.md
+    drawn_ms: float  # how long NEST plays the external spikes of the other simulators, see README.md
     E: dict[str, float]  # parameters and conductances of the E neurons
     I: dict[str, float]  # noqa: E741
 
@@ -47,6 +47,8 @@ class Params:
         if missing:
             raise ExperimentError(f"spikenet.params: missing: {', '.join(missing)}.")
         p = Params(**given)
+        if not 0 <= p.drawn_ms < math.inf:
+            raise ExperimentError(f"spikenet.params.drawn_ms = {p.drawn_ms}: it must be a time in ms, or 0.")
         for name, size in p.sizes.items():
             if size < 2:
                 raise ExperimentError(f"spikenet.params: {size} neurons in {name}: it must be 2 at least.")
