@@ -256,6 +256,6 @@ def test_after_the_drawn_external_spikes_nest_goes_on_with_its_own():
     (drawn,) = sys.modules["rww_network"].draw(request_of(section)).values()
     expected = sys.modules["rww_network"].external_spikes(drawn.generators["I"], 2400.0, H_MS, 200)
     np.testing.assert_array_equal(arrived[5:205], expected)  # sample k is the state at the end of step k - 1
-    for begin, end in ((205, 206), (205, 599)):  # at once, and in all: 0.24 for each neuron and step
+    for begin, end in ((205, 206), (205, 590)):  # at once, and in all: 0.24 for each neuron and step
         mean = 0.24 * 100 * (end - begin)
         assert abs(arrived[begin:end].sum() - mean) < 4 * np.sqrt(mean)
