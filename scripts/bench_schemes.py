@@ -62,10 +62,11 @@ class Found(NamedTuple):
     trace: Trace
 
 
-def modes() -> dict[str, dict[str, object]]:
-    """The values of the two coupling modes. In "spikeNet" delays are the connectome's, so that the proxies' go."""
+def modes(more: list[str]) -> dict[str, dict[str, object]]:
+    """The values of the two coupling modes. In "spikeNet" delays are the connectome's, so that the proxies' go.
+    more: KEY=VALUE for every run."""
     row = "interfaces.tvb_to_spikenet.0"
-    proxies = read(EXPERIMENT)[0]["interfaces"]["tvb_to_spikenet"][0]["proxy_params"]
+    proxies = read(EXPERIMENT, more)[0]["interfaces"]["tvb_to_spikenet"][0]["proxy_params"]
     kept = ", ".join(f"{key} = {json.dumps(value)}" for key, value in proxies.items() if key != "delay")
     return {
         "mode TVB": {f"{row}.coupling_mode": "TVB"},

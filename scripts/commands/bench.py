@@ -115,7 +115,7 @@ def run(args: argparse.Namespace) -> int:
 
         from .. import bench_schemes
 
-        ways = bench_schemes.SCHEMES if args.what == "schemes" else bench_schemes.modes()
+        ways = bench_schemes.SCHEMES if args.what == "schemes" else bench_schemes.modes(args.overrides)
         plot = None if args.plot is None else args.plot / f"{args.what}.png"
         with Console().status("") as status:
             figures = bench_schemes.bench(

@@ -100,10 +100,12 @@ def test_no_seeds_and_a_folder_that_cannot_be_made_are_refused(tmp_path, capsys,
 
 
 def test_the_modes_have_the_same_proxies_but_for_the_delays_which_are_the_connectomes():
-    overrides = [f"{key}={value}" for key, value in modes()["mode spikeNet"].items()]
+    overrides = [f"{key}={value}" for key, value in modes([])["mode spikeNet"].items()]
     (base,), (row,) = (load("wilson_cowan", given)[0].interfaces.tvb_to_spikenet for given in ([], overrides))
     assert (base.coupling_mode, row.coupling_mode) == ("TVB", "spikeNet")
     assert base.proxy_params == {**row.proxy_params, "delay": 1.0}
+    of_one = modes(["interfaces.tvb_to_spikenet.0.proxy_params={ number_of_neurons = 1, delay = 2.0 }"])
+    assert "{ number_of_neurons = 1 }" in of_one["mode spikeNet"].values()
 
 
 @REAL
@@ -136,7 +138,7 @@ def test_where_the_network_only_listens_tvb_computes_what_it_computes_alone(tmp_
 @REAL
 def test_in_the_mode_spikenet_every_region_that_is_heard_has_a_proxy_and_its_synapses(tmp_path, monkeypatch):
     monkeypatch.setattr(tempfile, "tempdir", str(tmp_path))
-    run = bench_schemes.one_run("nest", {"duration": 20.0, **modes()["mode spikeNet"], "seed": 1}, SMALL)
+    run = bench_schemes.one_run("nest", {"duration": 20.0, **modes(SMALL)["mode spikeNet"], "seed": 1}, SMALL)
     # 23 and 16 regions have a weight to the two, one of them to both; 40 E neurons hear each
     assert (run.proxies, run.synapses) == (38, 1560)
     assert run.delivered == list(SPIKING)
