@@ -512,7 +512,8 @@ def _offer_of_tvb(experiment: Any) -> dict[str, Any]:
         common = (("x",), ("E",), own)
         down = Channel(
             len(channels), f"tvb_to_{name}.0", "tvb", name, "RATE", "TVB", *common, ("linear",),
-            ({"scale_factor": 100.0},), {}, Signal.dense("", coupling), Signal.dense("Hz", rates), edges, key=f"down {name}",
+            ({"scale_factor": 100.0},), {}, Signal.dense("", coupling), Signal.dense("Hz", rates), edges,
+            key=f"down {name}",
         )  # fmt: skip
         up = Channel(
             len(channels) + 1, f"{name}_to_tvb.0", name, "tvb", "SPIKES", "", *common, ("spikes_to_rates",),
