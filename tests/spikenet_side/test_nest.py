@@ -139,6 +139,18 @@ def test_a_generator_that_fires_on_every_window_edge_is_heard_once_per_spike_as_
     assert gaps.max() > 2000  # more than 1000 windows of silence in between
 
 
+def test_a_spike_at_a_precise_time_is_in_the_step_in_which_it_lies():
+    def build(request: BuildRequest) -> dict:
+        source = nest.Create("spike_generator", params={"precise_times": True, "spike_times": [1.03, 2.07, 3.0]})
+        nodes = nest.Create("parrot_neuron_ps")
+        nest.Connect(source, nodes, syn_spec={"delay": 1.0})
+        return {REGION: {"E": nodes}}
+
+    spikes = all_spikes(opened(build, duration=6.0, window=2))
+    # at 2.03, 3.07 and 4.0 ms; the last is on the edge that belongs to the step before it in NEST, as all its stamps
+    assert spikes.times.tolist() == [20, 30, 39]
+
+
 @pytest.mark.parametrize("window", [3, 20])
 def test_numbers_do_not_depend_on_the_window_when_min_delay_is_held(window):
     one, other = (
