@@ -198,6 +198,12 @@ class Experiment(Section):
             if unknown := [key for key in entries if key not in known]:
                 raise ValueError(f"{table}.{unknown[0]} = {entries[unknown[0]]!r}: unknown key. Known here: "
                                  f"{', '.join(known)}")  # fmt: skip
+        both = [program.name for program in self.spikenet if program.region_connections]
+        if both and not self.interfaces.exclusive_nodes:
+            raise ValueError(
+                f"interfaces.exclusive_nodes = false, and {both[0]} has region_connections: the tracts among its "
+                f"regions would be there twice, in TVB and in the network. Leave one of the two out"
+            )
         if not self.interfaces.tvb_to_spikenet and not self.interfaces.spikenet_to_tvb:
             raise ValueError("interfaces: no row in either direction; add [[interfaces.tvb_to_spikenet]] or "
                              "[[interfaces.spikenet_to_tvb]]")  # fmt: skip

@@ -56,6 +56,16 @@ def test_a_short_file_is_filled_up_with_defaults(write):
     assert experiment.peers == ["tvb", "spikenet"]
 
 
+def test_tracts_that_would_be_there_twice_are_refused(write):
+    overrides = [
+        'spikenet.populations=[{label = "E", model = "iaf_psc_exp", size = 2}]',
+        'spikenet.region_connections=[{source = "E", target = "E", factor = 1.0}]',
+    ]
+    load(write(MINIMAL), overrides)
+    text = refusal(write(MINIMAL), *overrides, "interfaces.exclusive_nodes=false")
+    assert "exclusive_nodes = false, and spikenet has region_connections" in text and "twice" in text
+
+
 def test_several_spiking_programs_and_a_bridge_are_peers_tvb_first(write):
     experiment, _ = load(write(TWO_PROGRAMS), ["exchange.bridge=own"])
     assert experiment.peers == ["tvb", "cortex", "ganglia", "bridge"]
