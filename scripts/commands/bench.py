@@ -1,5 +1,5 @@
 """``lockstep bench``: what the exchange, the recording and the windows cost on this machine, as ratios; and how far the
-spiking simulators, the coupling schemes and the coupling modes agree."""
+spiking simulators, the coupling schemes, the coupling modes, and spiking regions and mean field agree."""
 
 from __future__ import annotations
 
@@ -66,7 +66,25 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
             help="override another value of the experiment in all runs; may be repeated",
         )  # fmt: skip
         parser.add_argument("--plot", type=Path, metavar="FOLDER",
-                            help="also draw the runs of seed 1 side by side, as schemes.png or modes.png")  # fmt: skip
+                            help="also draw the runs of seed 1 side by side, as schemes_nest.png")  # fmt: skip
+    replacement = what.add_parser(
+        "replacement", help="a brain with spiking regions, and the same without: means, variances, functional "
+        "connectivity, side by side",
+        description="Run an experiment in lock step, and TVB alone with the same seeds, and compare means and "
+        "variances of what the spiking regions deliver, in them and in all others, and the functional connectivity of "
+        "the whole brain, beside that of two seeds of TVB alone.",
+    )  # fmt: skip
+    replacement.add_argument("--experiment", default="reduced_wong_wang", help="name, folder or file (default: "
+                             "reduced_wong_wang)")  # fmt: skip
+    replacement.add_argument("--simulator", metavar="nest|annarchy|netpyne|MODULE:CLASS",
+                             help="(default: the experiment's)")  # fmt: skip
+    replacement.add_argument("--seeds", type=int, default=10, help="the seeds 1, 2, … (default: 10)")
+    replacement.add_argument("--duration", type=float, default=20000.0, help="biological time in ms (default: 20000)")
+    replacement.add_argument(
+        "--set", action="append", default=[], metavar="KEY=VALUE", dest="overrides",
+        help="override another value of the experiment in all runs; may be repeated",
+    )  # fmt: skip
+    replacement.add_argument("--plot", type=Path, metavar="FOLDER", help="also draw it, as replacement.png")
     kills = what.add_parser(
         "kills", help="real runs whose programs are killed at random times, and resumed: do the results stay the same?",
         description="Kill programs of real runs (SIGKILL) at random times, resume the runs, and compare their results "
@@ -75,7 +93,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     kills.add_argument("--kills", type=int, default=200, help="programs killed, at least (default: 200)")
     kills.add_argument("--seed", type=int, default=0, help="of the first run; the next ones have the next (default: 0)")
     kills.add_argument("--duration", type=float, default=1000.0, help="biological time in ms (default: 1000)")
-    for parser in (transport, windows, recording, run, simulators, schemes, modes, kills):
+    for parser in (transport, windows, recording, run, simulators, schemes, modes, replacement, kills):
         parser.add_argument("--json", type=Path, metavar="FILE", help="also write the figures to FILE")
 
 
@@ -116,12 +134,23 @@ def run(args: argparse.Namespace) -> int:
         from .. import bench_schemes
 
         ways = bench_schemes.SCHEMES if args.what == "schemes" else bench_schemes.modes(args.overrides)
-        plot = None if args.plot is None else args.plot / f"{args.what}.png"
+        plot = None if args.plot is None else args.plot / f"{args.what}_{args.simulator}.png"
         with Console().status("") as status:
             figures = bench_schemes.bench(
                 ways, args.simulator, args.seeds, args.duration, args.overrides, plot, status.update
             )
         bench_schemes.print_tables(figures)
+    elif args.what == "replacement":
+        from rich.console import Console
+
+        from .. import bench_replacement
+
+        plot = None if args.plot is None else args.plot / "replacement.png"
+        with Console().status("") as status:
+            figures = bench_replacement.bench(
+                args.experiment, args.simulator, args.seeds, args.duration, args.overrides, plot, status.update
+            )
+        bench_replacement.print_tables(figures)
     elif args.what == "kills":
         from rich.console import Console
 

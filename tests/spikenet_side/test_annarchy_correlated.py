@@ -1,6 +1,6 @@
-"""TVB -> ANNarchy with correlated trains, from the experiment's file to the synapses of the neurons: a group of trains for
-every region that is heard, weights normalised, delays of the connectome. Counts are read off a neuron that adds up what
-reaches it, and that goes back to TVB as a potential."""
+"""TVB -> ANNarchy with correlated trains, from the experiment's file to the synapses of the neurons: a group of trains
+for every region that is heard, weights normalised, delays of the connectome. Counts are read off a neuron that adds up
+what reaches it, and that goes back to TVB as a potential."""
 
 from __future__ import annotations
 
