@@ -51,6 +51,7 @@ MAX_STEPS = 50_000_000  # until then it is (measured, for every resolution)
 SYNAPSE = re.compile(r"(?:(?P<section>\w+)(?:\((?P<location>[0-9.]+)\))?\.)?(?P<name>[^.()]+)")
 PLACE = re.compile(r"(?P<section>\w+)(?:\((?P<location>[0-9.]+)\))?")
 NANOAMPERE = 1e-3  # pA
+CURRENT_PARAMETERS = ("i_offset", "I_e")  # of a point process that is a neuron, as ANNarchy and NEST call it
 RETURNED = ("netParams", "simConfig", "populations", "created")
 
 
@@ -382,7 +383,8 @@ class NetPyNE:
                 groups = [[number + i] for i in range(len(groups))]
                 number += len(groups)
                 for edge in channel.edges:
-                    cells, receptor = self._cells[edge.region, edge.population], channel.receptor(edge) or "IClamp"
+                    cells = self._cells[edge.region, edge.population]
+                    receptor = _current_parameter(cells[0], channel.receptor(edge)) or "IClamp"
                     access.edges.append((groups[edge.group][0], cells, edge.weight, edge.delay_ms, receptor))
                     access.driven |= {(cell.gid, receptor): channel.name for cell in cells if point_neuron(cell)}
             for label, ids in zip(channel.out.labels, groups, strict=True):
@@ -449,6 +451,7 @@ class NetPyNE:
             raise ExperimentError(
                 f"{where}: {_artificial(cell)}, which takes spikes and no current. Use model RATE or SPIKES."
             )
+        wanted = _current_parameter(cell, wanted)
         if point := point_neuron(cell):
             if not isinstance(wanted, str) or not hasattr(point["hObj"], wanted):
                 raise ExperimentError(
@@ -740,6 +743,13 @@ def _potential(cell: Any, where: str) -> Any:
     if point := point_neuron(cell):
         return getattr(point["hObj"], f"_ref_{point['vref']}")
     return cell.secs[_soma(cell)]["hObj"](0.5)._ref_v
+
+
+def _current_parameter(cell: Any, wanted: Any) -> Any:
+    """What takes the current: `wanted`, or, where nothing is said, the parameter of a point process that is for it."""
+    if wanted == 0 and (point := point_neuron(cell)):
+        return next((name for name in CURRENT_PARAMETERS if hasattr(point["hObj"], name)), wanted)
+    return wanted
 
 
 def _synapse(cell: Any, wanted: Any, mechanisms: Any, where: str) -> dict[str, Any]:

@@ -17,9 +17,14 @@ from typing import Any
 
 import h5py
 import numpy as np
+import pytest
 from tvb_lockstep.bridges.contract import Contract
+from tvb_lockstep.bridges.errors import EnvironmentFailed
 from tvb_lockstep.bridges.frame import DENSE, SPIKES, Address
 from tvb_lockstep.bridges.recording import read
+from tvb_lockstep.scripts import environments
+from tvb_lockstep.spikenet_side.annarchy import toolchain
+from tvb_lockstep.spikenet_side.netpyne import requirements
 
 # Everything that a scenario starts, and whatever that starts in turn, carries this in its environment.
 TAG = f"LOCKSTEP_SCENARIO={os.getpid()}-{uuid.uuid4().hex}"
@@ -277,3 +282,19 @@ def differing(a: Path, b: Path) -> list[str]:
 
 def provenance(run_dir: Path) -> dict[str, Any]:
     return json.loads((run_dir / "provenance.json").read_text())
+
+
+# ---- which simulators are here -------------------------------------------------------------------------------------
+
+
+def skip_without(simulator: str, folder: Path) -> None:
+    """Skip when `simulator`, or a compiler that it needs for the experiment in `folder`, is not here."""
+    if missing := [name for name in ("tvb", simulator) if not environments.has(name)]:
+        pytest.skip(f"{', '.join(missing)} not installed here")
+    try:
+        if simulator == "annarchy":
+            toolchain.check_requirements()
+    except EnvironmentFailed as lacking:
+        pytest.skip(str(lacking))
+    if simulator == "netpyne" and (lacks := requirements(folder)):
+        pytest.skip(lacks[0])

@@ -16,12 +16,8 @@ from typing import Any, NamedTuple
 import h5py
 import numpy as np
 import pytest
-from running import content, contract_of, provenance, run_in_one_process
-from tvb_lockstep.bridges.errors import EnvironmentFailed
+from running import content, contract_of, provenance, run_in_one_process, skip_without
 from tvb_lockstep.bridges.experiment import load
-from tvb_lockstep.scripts import environments
-from tvb_lockstep.spikenet_side.annarchy import toolchain
-from tvb_lockstep.spikenet_side.netpyne import requirements
 
 EXPERIMENT = "linear_probe"
 SIMULATORS = ("nest", "annarchy", "netpyne")
@@ -53,24 +49,14 @@ class Counts(NamedTuple):
 
 @pytest.fixture(scope="module", params=SIMULATORS)
 def simulator(request: pytest.FixtureRequest) -> str:
-    if missing := [name for name in ("tvb", request.param) if not environments.has(name)]:
-        pytest.skip(f"{', '.join(missing)} not installed here")
-    try:
-        if request.param == "annarchy":
-            toolchain.check_requirements()
-    except EnvironmentFailed as lacking:
-        pytest.skip(str(lacking))
-    if request.param == "netpyne" and (missing := requirements(load(EXPERIMENT)[1].parent)):
-        pytest.skip(missing[0])
+    skip_without(request.param, load(EXPERIMENT)[1].parent)
     return request.param
 
 
 def values(simulator: str, model: str, mode: str, window: float | str) -> dict[str, Any]:
     def row(region: str, population: str, weight: float, scale: float) -> dict[str, Any]:
         proxies: dict[str, Any] = {"weight": weight}
-        if model == "CURRENT":
-            proxies |= {"receptor_type": "i_offset"} if simulator == "netpyne" else {}
-        else:
+        if model != "CURRENT":
             proxies["number_of_neurons"] = TRAINS
         return {
             "voi": "x", "populations": population, "regions": region, "model": model, "coupling_mode": mode,

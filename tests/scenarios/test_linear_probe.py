@@ -15,12 +15,8 @@ from typing import Any
 
 import numpy as np
 import pytest
-from running import content, contract_of, differing, run, run_in_one_process
-from tvb_lockstep.bridges.errors import EnvironmentFailed
+from running import content, contract_of, differing, run, run_in_one_process, skip_without
 from tvb_lockstep.bridges.experiment import load
-from tvb_lockstep.scripts import environments
-from tvb_lockstep.spikenet_side.annarchy import toolchain
-from tvb_lockstep.spikenet_side.netpyne import requirements
 
 EXPERIMENT = "linear_probe"
 SIMULATORS, MODES, WINDOWS = ("nest", "annarchy", "netpyne"), ("TVB", "spikeNet"), (0.1, "min_delay")
@@ -41,15 +37,7 @@ def by_hand() -> ModuleType:
 
 @pytest.fixture(scope="module", params=SIMULATORS)
 def simulator(request: pytest.FixtureRequest) -> str:
-    if missing := [name for name in ("tvb", request.param) if not environments.has(name)]:
-        pytest.skip(f"{', '.join(missing)} not installed here")
-    try:
-        if request.param == "annarchy":
-            toolchain.check_requirements()
-    except EnvironmentFailed as lacking:
-        pytest.skip(str(lacking))
-    if request.param == "netpyne" and (missing := requirements(load(EXPERIMENT)[1].parent)):
-        pytest.skip(missing[0])
+    skip_without(request.param, load(EXPERIMENT)[1].parent)
     return request.param
 
 
@@ -57,8 +45,6 @@ def values(simulator: str, mode: str, window: float | str) -> dict[str, Any]:
     found: dict[str, Any] = {"spikenet.simulator": simulator, "exchange.synchronization_time": window}
     for row in ("interfaces.tvb_to_spikenet.0", "interfaces.tvb_to_spikenet.1"):
         found[f"{row}.coupling_mode"] = mode
-        if simulator == "netpyne":
-            found[f"{row}.proxy_params.receptor_type"] = "i_offset"
     return found
 
 
@@ -101,9 +87,8 @@ def test_the_windows_are_those_that_the_delays_allow_and_make_no_difference(runs
     assert {name.rpartition(".")[0] for name in late} == {"tvb_to_spikenet.0", "tvb_to_spikenet.1"}
 
 
+@pytest.mark.parametrize("simulator", ["nest"], indirect=True)  # what crosses is the same for all of them
 def test_through_shared_memory_between_two_programs_it_is_the_same(runs: Runs, simulator: str, tmp_path: Path) -> None:
-    if simulator != "nest":
-        pytest.skip("what crosses between two programs does not depend on the simulator: once, with NEST")
     assert differing(run(EXPERIMENT, tmp_path / "run", values("nest", "spikeNet", 0.1)), runs["spikeNet", 0.1]) == []
 
 
