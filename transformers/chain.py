@@ -23,6 +23,11 @@ class Chain:
         """Spikes that went into rates, which the first stage alone can count."""
         return self._stages[0].counted
 
+    @property
+    def delay_ms(self) -> np.ndarray | float:
+        """By how much what comes out is late, where a stage has to wait for what follows a spike."""
+        return sum(getattr(stage, "delay_ms", 0.0) for stage in self._stages)
+
     def __call__(self, payload: Any, first_step: int, end_step: int) -> Any:
         for stage in self._stages:
             payload = stage(payload, first_step, end_step)

@@ -10,6 +10,7 @@ import tempfile
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 from rich.console import Console
 
 from ...bridges.contract import Contract, Signal, compose
@@ -44,10 +45,11 @@ def run(args: argparse.Namespace) -> int:
         contract = Contract("0" * 32, plan.grid, tuple(plan.channels), plan.offer["experiment"], plan.offer["tvb"], {})
     from ...bridges.bridge import transformer_of
 
+    late_ms = {}
     for channel in contract.channels:
         if not args.tvb_only or channel.consumer != "tvb":
-            transformer_of(channel, contract, path.parent)
-    _print(console, contract, args.edges)
+            late_ms[channel.name] = np.max(getattr(transformer_of(channel, contract, path.parent), "delay_ms", 0.0))
+    _print(console, contract, args.edges, late_ms)
     return 0
 
 
@@ -69,7 +71,7 @@ def _network(args: argparse.Namespace, offer: dict[str, Any], experiment: Experi
         return json.loads(file.read_text())
 
 
-def _print(console: Console, contract: Contract, all_edges: bool) -> None:
+def _print(console: Console, contract: Contract, all_edges: bool, late_ms: dict[str, float]) -> None:
     grid, tvb, experiment = contract.grid, contract.tvb, contract.experiment
     exchange = experiment["exchange"]
     minimum = "none" if tvb["min_delay_ms"] is None else f"{tvb['min_delay_ms']:g} ms"
@@ -95,7 +97,8 @@ def _print(console: Console, contract: Contract, all_edges: bool) -> None:
         lines = [
             f"\n{channel.name}: {channel.producer} → {channel.consumer}, {channel.model}{mode}",
             f"  sent         {_shape(channel.raw, grid.window_steps)}",
-            f"  transformer  {', '.join(channel.transformer)}: {channel.equation}",
+            f"  transformer  {', '.join(channel.transformer)}: {channel.equation}"
+            + (f"; late by {late_ms[channel.name]:g} ms" if late_ms.get(channel.name) else ""),
             f"  becomes      {_shape(channel.out, grid.window_steps)}",
         ]
         shown = channel.edges if all_edges else channel.edges[:EDGES_SHOWN]

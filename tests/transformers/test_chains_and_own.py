@@ -45,6 +45,11 @@ def test_the_value_before_the_start_goes_through_all_of_a_chain():
     np.testing.assert_array_equal(chain.initial(), [7.0, 7.0])
 
 
+def test_a_chain_is_late_by_what_its_parts_are():
+    chain = made(["instantaneous_rates", "linear"], [{"sigma_ms": [10.0, 2.0]}, {}], NEURONS, DENSE)
+    np.testing.assert_allclose(chain.delay_ms, [30.0, 6.0])  # three standard deviations of a gaussian kernel
+
+
 def test_the_parts_of_a_chain_must_fit_each_other():
     with pytest.raises(TransformerError, match=r"rates_to_spikes makes spikes of dense .* from dense to dense"):
         made(["rates_to_spikes", "linear"], [{}, {}], DENSE, RATES)
