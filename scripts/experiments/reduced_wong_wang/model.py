@@ -35,11 +35,8 @@ def build(section: Any) -> Any:
     )
     connectome.configure()
     longest_ms = connectome.tract_lengths.max() / p["speed"]
-    history = np.zeros((int(np.ceil(longest_ms / p["dt"])) + 1, 4, len(weights), 1))
-    R_e, R_i = model.rates(S_e, S_i, S_e * weights.sum(axis=1))
-    for row, value in enumerate((S_e, S_i, R_e[:, None], R_i[:, None])):
-        history[:, row] = value
-    simulator.initial_conditions = history
+    rest = np.stack(np.broadcast_arrays(S_e, S_i, *model.rates(S_e, S_i, S_e * weights.sum(axis=1))))
+    simulator.initial_conditions = np.tile(rest[..., None], (int(np.ceil(longest_ms / p["dt"])) + 1, 1, 1, 1))
     return simulator
 
 
