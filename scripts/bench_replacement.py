@@ -10,7 +10,7 @@ reduced_wong_wang. It is what regions send each other, and slow (100 ms), in mea
 same in the mean field but for its non-linearity, a network has the noise of its single spikes besides.
 
 Runs are short, so that one brain has another FC with each seed. How similar those of two seeds are, with no region
-replaced, is the yardstick for those of two seeds with and without.
+replaced, is the yardstick for those of two seeds with and without; and so for the means of half of the seeds each.
 """
 
 from __future__ import annotations
@@ -22,7 +22,6 @@ import sys
 import tempfile
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
-from itertools import permutations
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -41,8 +40,8 @@ LEFT_OUT = 0.1  # of the run, at its beginning
 BATCH = 200  # steps of TVB alone between two looks at its monitors
 WAYS = ("without", "with")  # spiking regions
 PARTS = ("all pairs of regions", "pairs of the others", "pairs with a replaced region")
-PAIRS = ("two seeds without", "one with, one without", "two seeds with", "the same seed, with and without",
-         "means over the seeds, with and without")  # fmt: skip
+SEEDS = ("two seeds without", "one with, one without", "two seeds with", "the same seed, with and without")
+HALVES = ("halves of the seeds without", "one half with, one without")
 
 
 class Course(NamedTuple):
@@ -52,6 +51,14 @@ class Course(NamedTuple):
     data: np.ndarray
     variables: list[str]
     regions: list[str]
+
+
+class Alone(NamedTuple):
+    """TVB's own run. units: by variable. connected: the pairs of regions with a weight, (n_regions, n_regions)."""
+
+    course: Course
+    units: dict[str, str]
+    connected: np.ndarray
 
 
 class About(NamedTuple):
@@ -91,25 +98,25 @@ def bench(
     for seed in range(1, seeds + 1):
         tell(f"seed {seed} of {seeds} …")
         # what the person sets comes first, so that it cannot undo what is compared
-        about, units, regions, pair = one_seed(experiment, [*given, f"duration={duration_ms}", f"seed={seed}"])
+        about, tvb, pair = one_seed(experiment, [*given, f"duration={duration_ms}", f"seed={seed}"])
         for way, run in zip(WAYS, pair, strict=True):
             found[way].append(run)
-    figures = figures_of(found, about, regions, units, experiment, duration_ms)
+    figures = figures_of(found, about, tvb, experiment, duration_ms)
     if plot is not None:
         draw(figures, plot)
     return figures | {"plot": None if plot is None else str(plot)}
 
 
-def one_seed(experiment: str, overrides: list[str]) -> tuple[About, dict[str, str], list[str], list[Found]]:
-    """Both runs of one seed: what there is to compare, units by variable, labels of the regions, without and with."""
+def one_seed(experiment: str, overrides: list[str]) -> tuple[About, Alone, list[Found]]:
+    """Both runs of one seed: what there is to compare, TVB's own run, and what was found without and with."""
     load(experiment, overrides)  # errors before anything is started
     seen: list[tuple[About, Course]] = []
     given = [part for override in overrides for part in ("--set", override)]
     with ThreadPoolExecutor(1) as pool:  # at the same time: coupled, TVB waits for half of the time
         plain = pool.submit(alone, experiment, overrides)
         measure([experiment, *given], lambda run_dir: seen.append(look(run_dir)))
-        course, units = plain.result()
-    ((about, coupled_course),) = seen
+        tvb = plain.result()
+    ((about, coupled_course),), course = seen, tvb.course
     if (course.regions, course.variables) != (coupled_course.regions, coupled_course.variables):
         raise LockstepError(
             f"bench: TVB alone records {', '.join(course.variables)} of {len(course.regions)} regions; in the coupled "
@@ -120,7 +127,7 @@ def one_seed(experiment: str, overrides: list[str]) -> tuple[About, dict[str, st
                             f"coupled run {len(coupled_course.time_ms)}, up to {coupled_course.time_ms[-1]} ms, or "
                             f"others.")  # fmt: skip
     runs = [statistics(each, about.delivered) for each in (course, coupled_course)]
-    return about, units, course.regions, runs
+    return about, tvb, runs
 
 
 def look(run_dir: Path) -> tuple[About, Course]:
@@ -167,8 +174,8 @@ def statistics(course: Course, variables: list[str]) -> Found:
 # ---- TVB alone, in its own environment ------------------------------------------------------------------------
 
 
-def alone(experiment: str, overrides: list[str]) -> tuple[Course, dict[str, str]]:
-    """TVB's own run of the experiment's [tvb] section; units by variable."""
+def alone(experiment: str, overrides: list[str]) -> Alone:
+    """TVB's own run of the experiment's [tvb] section."""
     loaded, _ = load(experiment, overrides)
     python = interpreter(python_for(*requirements_of("tvb", loaded)))[:-1]
     with tempfile.TemporaryDirectory(prefix="lockstep-bench-") as folder:
@@ -180,7 +187,9 @@ def alone(experiment: str, overrides: list[str]) -> tuple[Course, dict[str, str]
         with np.load(file) as found:
             variables = found["variables"].tolist()
             course = Course(found["time_ms"], found["data"], variables, found["regions"].tolist())
-            return course, dict(zip(variables, found["units"].tolist(), strict=True))
+            units = dict(zip(variables, found["units"].tolist(), strict=True))
+            weighted = found["weights"] != 0
+            return Alone(course, units, weighted | weighted.T)
 
 
 def run_alone(file: Path, experiment: str, overrides: list[str]) -> None:
@@ -203,6 +212,7 @@ def run_alone(file: Path, experiment: str, overrides: list[str]) -> None:
     np.savez(
         file, time_ms=[time_ms for time_ms, _ in samples], data=[each.mean(axis=-1) for _, each in samples],
         variables=variables, regions=simulation.region_labels, units=[units.get(voi, "") for voi in variables],
+        weights=simulation.weights,
     )  # fmt: skip
 
 
@@ -232,11 +242,11 @@ def _spread(values: list[float] | np.ndarray) -> dict[str, Any]:
 
 
 def figures_of(
-    found: dict[str, list[Found]], about: About, regions: list[str], units: dict[str, str], experiment: str,
-    duration_ms: float,
-) -> dict[str, Any]:  # fmt: skip
+    found: dict[str, list[Found]], about: About, tvb: Alone, experiment: str, duration_ms: float
+) -> dict[str, Any]:
     """The figures of all seeds. "change": with less without, of the same seed."""
     plain, spiking = (found[way] for way in WAYS)
+    regions = tvb.course.regions
     own = np.isin(regions, about.replaced)
     others = [label for label in regions if label not in about.replaced]
     variables = []
@@ -247,7 +257,7 @@ def figures_of(
         )  # (n_seeds, n_regions) each
         change = mean["with"] - mean["without"]
         at_others = change[:, ~own]
-        row: dict[str, Any] = {"variable": voi, "unit": units.get(voi, ""), "replaced": {}}
+        row: dict[str, Any] = {"variable": voi, "unit": tvb.units.get(voi, ""), "replaced": {}}
         for region in about.replaced:
             j = regions.index(region)
             row["replaced"][region] = {
@@ -272,7 +282,13 @@ def figures_of(
             for key, values in (("mean", mean), ("variance", variance))
         }
         variables.append(row)
-    fc = {way: np.mean([run.fc for run in found[way]], axis=0) for way in WAYS}
+    n = len(plain)
+    once = [(a, b) for a in range(n) for b in range(a + 1, n)]
+    both = [(a, b) for a in range(n) for b in range(n) if a != b]
+    first, second = (
+        {way: np.mean([run.fc for run in found[way][half]], axis=0) for way in WAYS} if n > 1 else {}
+        for half in (slice(n // 2), slice(n // 2, n))
+    )
     parts = []
     for name, mask in parts_of(regions, about.replaced).items():
         upper = np.triu(mask, 1)
@@ -282,22 +298,29 @@ def figures_of(
         def similar(one: list[Found], other: list[Found], pairs: Any, mask: np.ndarray = mask) -> dict[str, Any]:
             return _spread([similarity(one[a].fc, other[b].fc, mask) for a, b in pairs])
 
-        of_two = list(permutations(range(len(plain)), 2))
-        once = [(a, b) for a, b in of_two if a < b]
-        levels = {way: [run.fc[upper].mean() for run in found[way]] for way in WAYS}
+        def level(chosen: np.ndarray) -> dict[str, Any]:
+            values = {way: [run.fc[chosen].mean() if chosen.any() else np.nan for run in found[way]] for way in WAYS}
+            return {
+                "pairs": int(chosen.sum()), **{way: _spread(values[way]) for way in WAYS},
+                "change": _spread(np.subtract(values["with"], values["without"])),
+            }  # fmt: skip
+
+        of_halves: list[list[tuple[str, str]]] = [[], []]
+        if n > 1:
+            of_halves = [[("without", "without")], [("with", "without"), ("without", "with")]]
         parts.append({
-            "part": name, "pairs": int(upper.sum()), "level": {way: _spread(levels[way]) for way in WAYS},
-            "change": _spread(np.subtract(levels["with"], levels["without"])),
-            "similarity": dict(zip(PAIRS, (
-                similar(plain, plain, once), similar(spiking, plain, of_two), similar(spiking, spiking, once),
-                similar(spiking, plain, [(a, a) for a in range(len(plain))]),
-                _spread([similarity(fc["with"], fc["without"], mask)] if len(plain) > 1 else []),
+            "part": name, "level": level(upper), "level_of_connected": level(upper & tvb.connected),
+            "similarity": dict(zip((*SEEDS, *HALVES), (
+                similar(plain, plain, once), similar(spiking, plain, both), similar(spiking, spiking, once),
+                similar(spiking, plain, [(a, a) for a in range(n)]),
+                *(_spread([similarity(first[a], second[b], mask) for a, b in ways]) for ways in of_halves),
             ), strict=True)),
         })  # fmt: skip
+    fc = {way: np.mean([run.fc for run in found[way]], axis=0) for way in WAYS}
     return {
         "experiment": experiment, "simulators": about.simulators, "replaced": about.replaced, "regions": regions,
         "monitor": about.monitor, "duration_ms": duration_ms, "left_out_ms": LEFT_OUT * duration_ms,
-        "seeds": len(plain), "tvb-lockstep": __version__, "python": platform.python_version(),
+        "seeds": n, "tvb-lockstep": __version__, "python": platform.python_version(),
         "cores": len(os.sched_getaffinity(0)), "load": os.getloadavg()[0], "variables": variables,
         "drawn": about.drawn, "fc_of": about.delivered[0], "fc": {way: np.round(fc[way], 6).tolist() for way in WAYS},
         "fc_parts": parts,
@@ -317,7 +340,7 @@ def text_of(spread: dict[str, Any], digits: int | None = None, sign: str = "") -
     largest, power = max(abs(mean), sd), ""
     if digits is None:
         exponent = int(np.floor(np.log10(largest))) if largest > 0 else 0
-        digits = max(0, 2 - exponent)
+        digits = max(0, 2 - exponent, int(np.ceil(-np.log10(sd))) if sd > 0.002 * largest else 0)
         if exponent < -3:
             mean, sd, digits, power = mean / 10.0**exponent, sd / 10.0**exponent, 2, f"e{exponent}"
     text = f"{mean:{sign}.{digits}f}" + (f" ± {sd:.{digits}f}" if spread["values"][1:] else "")
@@ -328,10 +351,11 @@ def verdict(figures: dict[str, Any]) -> str:
     """The last line: how similar functional connectivity is, and to what that compares."""
     of = figures["fc_parts"][0]["similarity"]
     if figures["seeds"] == 1:
-        return f"FC of {figures['fc_of']} with and without, the same seed: r = {text_of(of[PAIRS[3]], 3)}."
+        return f"FC of {figures['fc_of']} with and without, the same seed: r = {text_of(of[SEEDS[3]], 3)}."
     return (
-        f"FC of {figures['fc_of']}, with and without spiking regions: r = {text_of(of[PAIRS[1]], 3)} of two seeds, "
-        f"{text_of(of[PAIRS[3]], 3)} of the same; two seeds without: {text_of(of[PAIRS[0]], 3)}."
+        f"FC of {figures['fc_of']}, of two seeds: r = {text_of(of[SEEDS[1]], 3)} with and without spiking regions, "
+        f"{text_of(of[SEEDS[0]], 3)} both without; means of half of the seeds each: {text_of(of[HALVES[1]], 3)} and "
+        f"{text_of(of[HALVES[0]], 3)}."
     )
 
 
@@ -382,13 +406,14 @@ def print_tables(figures: dict[str, Any]) -> None:
         table.add_row("lowest, highest", *(f"{low:.2f}, {high:.2f}" for low, high in extremes))
         console.print(table)
     table = table_of(f"FC of {figures['fc_of']}", *(part["part"] for part in figures["fc_parts"]))
-    table.add_row("pairs", *(str(part["pairs"]) for part in figures["fc_parts"]))
-    for way in WAYS:
-        table.add_row(f"mean, {way}", *(text_of(part["level"][way], 3) for part in figures["fc_parts"]))
-    table.add_row("change", *(text_of(part["change"], 3, "+") for part in figures["fc_parts"]))
-    table.add_section()
+    for key, text in (("level", "all pairs"), ("level_of_connected", "connected pairs")):
+        table.add_row(f"[bold]{text}", *(str(part[key]["pairs"]) for part in figures["fc_parts"]))
+        for way in WAYS:
+            table.add_row(f"mean, {way}", *(text_of(part[key][way], 4) for part in figures["fc_parts"]))
+        table.add_row("change", *(text_of(part[key]["change"], 4, "+") for part in figures["fc_parts"]))
+        table.add_section()
     table.add_row("[bold]similarity of two matrices")
-    for name in PAIRS:
+    for name in (*SEEDS, *HALVES):
         table.add_row(name, *(text_of(part["similarity"][name], 3) for part in figures["fc_parts"]))
     console.print(table)
     say("change: with less without, of the same seed, which has the same noise in all regions that are not replaced. "
@@ -478,9 +503,9 @@ def _draw_regions(
 def _draw_similarities(ax: Any, figures: dict[str, Any], yardstick: str, ink: str, pale: str) -> None:
     """One dot for each two matrices, and the mean of the dots."""
     ticks, labels, start = [], [], 0.0
-    texts = ("without, without", "with, without", "with, with", "with, without,\nsame seed")
+    texts = ("without, without", "with, without", "with, with", "same seed", "halves without", "halves, one with")
     for part in figures["fc_parts"]:
-        for i, (name, text) in enumerate(zip(PAIRS, texts, strict=False)):
+        for i, (name, text) in enumerate(zip((*SEEDS, *HALVES), texts, strict=True)):
             values = np.array(part["similarity"][name]["values"])
             ticks.append(start - i)
             labels.append(text)
@@ -488,10 +513,10 @@ def _draw_similarities(ax: Any, figures: dict[str, Any], yardstick: str, ink: st
                 across = np.linspace(-0.22, 0.22, len(values)) if len(values) > 1 else 0.0
                 ax.scatter(values, start - i + across, s=5, color=pale, lw=0)
                 ax.plot([values.mean()] * 2, [start - i - 0.36, start - i + 0.36], lw=2.2,
-                        color=yardstick if i == 0 else ink)  # fmt: skip
+                        color=yardstick if i in (0, 4) else ink)  # fmt: skip
         ax.text(0.0, start + 0.8, part["part"], transform=ax.get_yaxis_transform(), va="center", fontsize=8.5)
         start -= len(texts) + 1.2
-    ax.set_yticks(ticks, labels, fontsize=7.5)
+    ax.set_yticks(ticks, labels, fontsize=7)
     ax.set(title="similarity of two matrices", xlabel="Pearson's correlation", ylim=(start + 1.5, 1.4))
     ax.grid(axis="x", color="#e5e7eb", lw=0.6)
     ax.set_axisbelow(True)

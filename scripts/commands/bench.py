@@ -79,7 +79,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     replacement.add_argument("--simulator", metavar="nest|annarchy|netpyne|MODULE:CLASS",
                              help="(default: the experiment's)")  # fmt: skip
     replacement.add_argument("--seeds", type=int, default=10, help="the seeds 1, 2, … (default: 10)")
-    replacement.add_argument("--duration", type=float, default=20000.0, help="biological time in ms (default: 20000)")
+    replacement.add_argument("--duration", type=float, default=40000.0, help="biological time in ms (default: 40000)")
     replacement.add_argument(
         "--set", action="append", default=[], metavar="KEY=VALUE", dest="overrides",
         help="override another value of the experiment in all runs; may be repeated",

@@ -12,9 +12,11 @@ from tvb_lockstep.bridges.errors import LockstepError
 from tvb_lockstep.bridges.experiment import load
 from tvb_lockstep.scripts import bench_replacement
 from tvb_lockstep.scripts.bench_replacement import (
-    PAIRS,
+    HALVES,
     PARTS,
+    SEEDS,
     About,
+    Alone,
     Course,
     Found,
     figures_of,
@@ -30,6 +32,8 @@ REAL = pytest.mark.skipif(
 )
 ABOUT = About(["nest 3"], ["B"], ["S", "R"], 2, "TemporalAverage")
 REGIONS = ["A", "B", "C", "D"]
+CONNECTED = np.eye(4, k=1) + np.eye(4, k=-1) > 0  # AB, BC, CD
+TVB = Alone(Course(np.empty(0), np.empty(0), ["S", "R"], REGIONS), {"S": "", "R": "Hz"}, CONNECTED)
 
 
 def matrix(*upper: float) -> np.ndarray:
@@ -85,7 +89,7 @@ def test_changes_are_those_of_the_same_seed_and_the_yardstick_has_two_seeds():
         "without": [found([1.0, 2.0, 3.0, 4.0], up), found([2.0, 4.0, 3.0, 4.0], down)],
         "with": [found([1.0, 7.0, 3.5, 3.0], up, 2.0), found([2.0, 5.0, 3.5, 1.0], up, 4.0)],
     }
-    figures = figures_of(runs, ABOUT, REGIONS, {"S": "", "R": "Hz"}, "mine", 100.0)
+    figures = figures_of(runs, ABOUT, TVB, "mine", 100.0)
     S, R = figures["variables"]
     assert S["replaced"]["B"]["mean"] == {"without": spread(2.0, 4.0), "with": spread(7.0, 5.0)}
     assert R["replaced"]["B"]["variance"] == {"without": spread(100.0, 100.0), "with": spread(200.0, 400.0)}
@@ -95,27 +99,32 @@ def test_changes_are_those_of_the_same_seed_and_the_yardstick_has_two_seeds():
     assert of["variance_ratios"] == {"lowest": 3.0, "median": 3.0, "highest": 3.0}
     assert (R["unit"], S["regions"]["mean"]["with"]["mean"]) == ("Hz", [1.5, 6.0, 3.5, 2.0])
     every, others, touched = figures["fc_parts"]
-    assert (every["part"], others["pairs"], touched["pairs"]) == (PARTS[0], 3, 3)
-    without_two, one_each, with_two, same_seed, _ = (every["similarity"][name] for name in PAIRS)
+    assert (every["part"], others["level"]["pairs"], touched["level"]["pairs"]) == (PARTS[0], 3, 3)
+    without_two, one_each, with_two, same_seed = (every["similarity"][name] for name in SEEDS)
     assert without_two["values"] == pytest.approx([-1.0])
     assert one_each["values"] == pytest.approx([-1.0, 1.0])  # seed 1 with, 2 without; seed 2 with, 1 without
     assert with_two["values"] == pytest.approx([1.0]) and same_seed["values"] == pytest.approx([1.0, -1.0])
     assert touched["level"]["without"]["values"] == pytest.approx([1.0 / 3, 1.1 / 3])  # AB, BC, BD
-    assert others["change"]["values"] == pytest.approx([0.0, 0.1 / 3])  # AC, AD, CD: 1.1 / 3 less 1.0 / 3
+    assert others["level"]["change"]["values"] == pytest.approx([0.0, 0.1 / 3])  # AC, AD, CD: 1.1 / 3 less 1.0 / 3
+    assert touched["level_of_connected"]["with"]["values"] == pytest.approx([0.25, 0.25])  # AB, BC
+    assert [part["level_of_connected"]["pairs"] for part in figures["fc_parts"]] == [3, 1, 2]
 
 
-def test_of_the_means_over_the_seeds_there_is_one_similarity_and_of_one_seed_none():
-    up, down = matrix(1, 2, 3, 4, 5, 6) / 10, matrix(6, 5, 4, 3, 2, 1) / 10
-    S = [0.1, 0.2, 0.3, 0.4]
-    runs = {"without": [found(S, up), found(S, down / 2)], "with": [found(S, down), found(S, up / 2)]}
-    two = figures_of(runs, ABOUT, REGIONS, {}, "mine", 100.0)["fc_parts"][0]["similarity"]
-    assert two[PAIRS[3]]["values"] == pytest.approx([-1.0, -1.0])
-    assert two[PAIRS[4]]["values"] == pytest.approx([-1.0])  # up / 2 + down / 4 rises, up / 4 + down / 2 falls
+def test_means_of_half_of_the_seeds_are_compared_with_those_of_the_other_half():
+    up, down, S = matrix(1, 2, 3, 4, 5, 6) / 10, matrix(6, 5, 4, 3, 2, 1) / 10, [0.1, 0.2, 0.3, 0.4]
+    runs = {way: [found(S, fc) for fc in each] for way, each in {
+        "without": [up, down / 2, down, down],  # half of 1 and 2: rises; of 3 and 4: falls
+        "with": [down, up / 2, up, down / 2],  # falls; rises
+    }.items()}  # fmt: skip
+    four = figures_of(runs, ABOUT, TVB, "mine", 100.0)["fc_parts"][0]["similarity"]
+    assert four[HALVES[0]]["values"] == pytest.approx([-1.0])
+    assert four[HALVES[1]]["values"] == pytest.approx([1.0, 1.0])  # with 1, 2 and without 3, 4; the other way round
+    assert four[SEEDS[3]]["values"] == pytest.approx([-1.0, -1.0, -1.0, 1.0])
     runs = {way: each[:1] for way, each in runs.items()}
-    one = figures_of(runs, ABOUT, REGIONS, {}, "mine", 100.0)["fc_parts"]
-    assert [len(one[0]["similarity"][name]["values"]) for name in PAIRS] == [0, 0, 0, 1, 0]
+    one = figures_of(runs, ABOUT, TVB, "mine", 100.0)["fc_parts"]
+    assert [len(one[0]["similarity"][name]["values"]) for name in (*SEEDS, *HALVES)] == [0, 0, 0, 1, 0, 0]
     # of regions that are all replaced nothing is left to compare but their pairs
-    every = figures_of(runs, ABOUT._replace(replaced=REGIONS), REGIONS, {}, "mine", 100.0)
+    every = figures_of(runs, ABOUT._replace(replaced=REGIONS), TVB, "mine", 100.0)
     assert [part["part"] for part in every["fc_parts"]] == [PARTS[0], PARTS[2]]
     assert "others" not in every["variables"][0]
 
@@ -127,6 +136,7 @@ def test_figures_are_shown_with_their_spread_and_small_ones_by_their_power_of_te
     assert text_of(spread(0.5, 0.7), 3, "+") == "+0.600 ± 0.141"
     assert text_of({"values": [], "mean": None, "sd": None}) == "–"
     assert text_of(spread(0.0)) == "0.00"
+    assert text_of(spread(0.1414, 0.1426)) == "0.1420 ± 0.0008"
 
 
 @pytest.mark.parametrize("seeds", [1, 3])
@@ -136,7 +146,7 @@ def test_every_seed_has_both_runs_and_what_is_compared_cannot_be_undone(seeds, t
     def one_seed(experiment, overrides):
         asked.append((experiment, overrides))
         runs = [found([0.1, 0.2, 0.3, 0.4], matrix(*random.uniform(-1, 1, 6))) for _ in range(2)]
-        return ABOUT, {"S": "", "R": "Hz"}, REGIONS, runs
+        return ABOUT, TVB, runs
 
     monkeypatch.setattr(bench_replacement, "one_seed", one_seed)
     file = tmp_path / "figures.json"
@@ -179,11 +189,12 @@ def test_tvb_alone_is_its_own_run_and_has_the_noise_of_the_coupled_run(tmp_path,
 
     monkeypatch.setattr(bench_replacement, "statistics", keep)
     overrides = ["duration=30.0", "seed=2"]
-    about, units, regions, runs = bench_replacement.one_seed("reduced_wong_wang", overrides)
+    about, tvb, runs = bench_replacement.one_seed("reduced_wong_wang", overrides)
     alone, coupled = courses
     assert about.replaced == ["r_precuneus", "r_caudalmiddlefrontal"]
     assert (about.delivered, about.drawn, about.monitor) == (["S_e", "R_e", "S_i", "R_i"], 2, "TemporalAverage")
-    assert [units[voi] for voi in about.delivered] == ["", "Hz", "", "Hz"]
+    regions = tvb.course.regions
+    assert [tvb.units[voi] for voi in about.delivered] == ["", "Hz", "", "Hz"]
 
     experiment, source = load("reduced_wong_wang", overrides)
     simulator = build_simulator(experiment.tvb, 2, source.parent).configure()
@@ -194,6 +205,7 @@ def test_tvb_alone_is_its_own_run_and_has_the_noise_of_the_coupled_run(tmp_path,
     assert np.array_equal(alone.time_ms, time_ms) and np.array_equal(alone.data, data[..., 0])
 
     weights = simulator.connectivity.weights
+    assert np.array_equal(tvb.connected, weights + weights.T > 0)
     mine = [regions.index(region) for region in about.replaced]
     unheard = np.setdiff1d(np.flatnonzero((weights[:, mine] == 0).all(axis=1)), mine)
     heard = np.setdiff1d(np.arange(68), [*unheard, *mine])
