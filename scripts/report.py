@@ -569,7 +569,10 @@ class _Report:
                 axis.text(0.5, 0.5, "not recorded", transform=axis.transAxes, ha="center", color="#6b7280")
                 continue
             spread = self._draw_signal(axis, signal, group[stage], contract.grid.tick_ms, scale) or spread
-        handles, labels = axes[1].get_legend_handles_labels()
+        handles, labels = [], []
+        for axis in fig.axes[1:]:  # the right one, and where it has two scales the second
+            for both, of in zip((handles, labels), axis.get_legend_handles_labels(), strict=True):
+                both += [] if axis.get_subplotspec().colspan.start == 0 else of
         if handles:
             fig.legend(handles, labels, loc="outside right upper", handlelength=1.4)
         caption = f"Transformer {', '.join(channel.transformer)}: {channel.equation}. {spread}".strip()
@@ -598,8 +601,10 @@ class _Report:
         time = time * scale
         labels = list(signal.labels)
         if len(labels) <= MAX_LINES:
+            axis_of = _axes_by_variable(axis, labels, values) if signal.kind == "dense" else {}
             for i, label in enumerate(labels):
-                region = label.split("@", 1)[-1]
+                name, _, region = label.partition("@")
+                axis = axis_of.get(name, axis)
                 same = [other for other in labels if other.split("@", 1)[-1] == region]
                 colour = _shade(self.colours.get(region, INK), same.index(label))
                 if signal.kind == "spikes":
@@ -754,6 +759,22 @@ class _Report:
 
 
 # ---- small things --------------------------------------------------------------------------------------------
+
+
+def _axes_by_variable(axis: Any, labels: list[str], values: np.ndarray) -> dict[str, Any]:
+    """The axis of each variable: a second scale where there are two of them, one much larger than the other."""
+    names = list(dict.fromkeys(label.partition("@")[0] for label in labels))
+    largest = [
+        np.abs(values[:, [i for i, label in enumerate(labels) if label.partition("@")[0] == name]]).max(initial=0.0)
+        for name in names
+    ]
+    if len(names) != 2 or max(largest) < 5 * min(largest):
+        return dict.fromkeys(names, axis)
+    second = axis.twinx()
+    axis.set_ylabel(names[0])
+    second.set_ylabel(names[1])
+    second.spines["right"].set_visible(True)
+    return {names[0]: axis, names[1]: second}
 
 
 def _figure(fig: Any, alt: str, caption: str) -> str:
