@@ -454,7 +454,8 @@ class _Report:
                 top = lines[0]
                 for i in mine[:MAX_REGIONS]:
                     top.plot(time, values[:, v, i], color=self.colours[regions[i]], lw=1.0, label=regions[i])
-                top.set(ylabel=voi, title=f"{voi}: coupled regions, computed by spiking populations")
+                by = "computed by spiking populations" if voi in self._delivered() else "computed by TVB"
+                top.set(ylabel=voi, title=f"{voi}: coupled regions, {by}")
                 top.legend(loc="upper left", bbox_to_anchor=(1.0, 1.03), handlelength=1.4)
         for axis in axes[1:, 0]:
             axis.set_xlim(self.begin_ms * scale, self.done_ms * scale)
@@ -532,6 +533,11 @@ class _Report:
         top.tick_params(axis="y", length=0)
         bottom.set(ylabel="rate [Hz]")
         bottom.legend(loc="upper right", ncols=len(populations), handlelength=1.2)
+
+    def _delivered(self) -> set[str]:
+        """The variables of TVB that spiking populations replace."""
+        channels = [] if self.contract is None else self.contract.of("tvb")[0]
+        return {label.partition("@")[0] for channel in channels for label in channel.out.labels}
 
     def _where(self, region: str) -> str:
         """The region, and with several spiking programs the one that computes it."""

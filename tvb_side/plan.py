@@ -54,9 +54,7 @@ class Plan:
         quieten()  # a model of one's own may have imported tvb.simulator.lab, which makes TVB talk again
         self.labels = [str(label) for label in simulator.connectivity.region_labels]
         self.model = type(simulator.model).__name__
-        # a proxy's synapse takes over the scaling of TVB's coupling, where that is linear in the delayed state
-        linear = type(simulator.coupling).__name__ in ("Linear", "Scaling")
-        self._coupling_scale = float(simulator.coupling.a.item()) if linear and simulator.coupling.a.size == 1 else 1.0
+        self._coupling_scale, note = self._scale_of(simulator.coupling)
         self.regions = {program.name: self._regions_of(program) for program in experiment.spikenet}
         self._check_variables(list(simulator.model.state_variables))
         self._transforms = {
@@ -77,10 +75,35 @@ class Plan:
             undelivered=experiment.interfaces.undelivered,
             n_steps=grid.n_steps,
         )
+        if note:
+            self.simulation.notes.append(note)
         self.grid = Grid(grid.tick_ns, grid.dt_ticks, self._window_steps(grid), grid.n_steps)
         self.channels = self._channels()
 
     # ---- regions and variables -------------------------------------------------------------------------------
+
+    def _scale_of(self, coupling: Any) -> tuple[float, str]:
+        """The factor that a proxy's synapse takes over from TVB's coupling, where that is linear in the delayed state;
+        and what rows with coupling_mode = "spikeNet" leave out of it, in words."""
+        rows = [f"tvb_to_spikenet.{i}" for i, row in enumerate(self.experiment.interfaces.tvb_to_spikenet)
+                if row.coupling_mode == "spikeNet"]  # fmt: skip
+        name = type(coupling).__name__
+        if not rows:
+            return 1.0, ""
+        if name not in ("Linear", "Scaling"):
+            return 1.0, (
+                f"{', '.join(rows)}: the proxies send the states of TVB's regions, with the connectome's weights; what "
+                f"TVB's {name} does with them is left out. Put it into the transformer, or use coupling_mode = \"TVB\"."
+            )
+        if coupling.a.size != 1:
+            raise ExperimentError(
+                f'interfaces.{rows[0]}.coupling_mode = "spikeNet": TVB\'s {name} coupling has {coupling.a.size} values '
+                f"of a, and a synapse takes over one. Give a single value (and proxy_params.weight as a function), or "
+                f'use coupling_mode = "TVB".'
+            )
+        b = float(coupling.b.item()) if name == "Linear" and coupling.b.size == 1 else 0.0
+        note = f"{', '.join(rows)}: b = {b:g} of TVB's Linear coupling does not reach the network." if b else ""
+        return float(coupling.a.item()), note
 
     def _region(self, region: str | int, key: str) -> str:
         if isinstance(region, int):

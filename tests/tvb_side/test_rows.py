@@ -15,7 +15,7 @@ DOWN = {"voi": "E", "populations": "E"}
 UP = {"voi": ["E", "I"], "populations": ["E", "I"]}
 
 
-def plan(tmp_path: Path = Path(), down=DOWN, up=UP, regions=(A, B), model="WilsonCowan", **values) -> Plan:
+def plan(tmp_path=Path(), down=DOWN, up=UP, regions=(A, B), model="WilsonCowan", simulator_at_hand=None, **values):
     data = {
         "name": "rows", "duration": 20.0,
         "tvb": {"model": model, "integrator": "HeunDeterministic", "speed": 4.0},
@@ -24,7 +24,7 @@ def plan(tmp_path: Path = Path(), down=DOWN, up=UP, regions=(A, B), model="Wilso
                        "spikenet_to_tvb": up if isinstance(up, list) else [up]},
         **values,
     }  # fmt: skip
-    return Plan(validate(data, "the test"), tmp_path)
+    return Plan(validate(data, "the test"), tmp_path, simulator_at_hand)
 
 
 def refusal(*args, **options) -> str:
@@ -103,6 +103,24 @@ def test_weights_are_normalised_by_the_total_input_of_the_region():
     made = plan(down=row, tvb={"coupling_params": {"a": 1.0}, "integrator": "HeunDeterministic"})
     for region in (A, B):
         assert sum(e.weight for e in made.channels[0].edges if e.region == region) == pytest.approx(5.0, rel=1e-14)
+
+
+def test_what_proxies_leave_out_of_tvbs_coupling_is_said():
+    row = {**DOWN, "coupling_mode": "spikeNet"}
+
+    def coupled(name, **params):
+        return {"integrator": "HeunDeterministic", "coupling": name, "coupling_params": params}
+
+    assert not any("proxies" in note or "Linear" in note for note in plan(down=row).simulation.notes)
+    notes = plan(down=row, tvb=coupled("Linear", a=0.5, b=0.1)).simulation.notes
+    assert "tvb_to_spikenet.0: b = 0.1 of TVB's Linear coupling does not reach the network." in notes
+    notes = plan(down=row, tvb=coupled("HyperbolicTangent")).simulation.notes
+    assert any("what TVB's HyperbolicTangent does with them is left out" in note for note in notes)
+    assert not any("left out" in note for note in plan(tvb=coupled("HyperbolicTangent")).simulation.notes)
+    of_regions = plan(down=row).simulation._sim
+    of_regions.coupling.a = np.full(68, 0.5)
+    with pytest.raises(ExperimentError, match=r"tvb_to_spikenet.0.coupling_mode = .* 68 values of a"):
+        plan(down=row, simulator_at_hand=of_regions)
 
 
 def test_only_the_sources_that_are_named_get_proxies():
