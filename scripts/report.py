@@ -575,12 +575,13 @@ class _Report:
                 axis.text(0.5, 0.5, "not recorded", transform=axis.transAxes, ha="center", color="#6b7280")
                 continue
             spread = self._draw_signal(axis, signal, group[stage], contract.grid.tick_ms, scale) or spread
-        handles, labels = [], []
-        for axis in fig.axes[1:]:  # the right one, and where it has two scales the second
-            for both, of in zip((handles, labels), axis.get_legend_handles_labels(), strict=True):
-                both += [] if axis.get_subplotspec().colspan.start == 0 else of
-        if handles:
-            fig.legend(handles, labels, loc="outside right upper", handlelength=1.4)
+        right: dict[str, Any] = {}  # of the axis there, and where it has two scales of both
+        for axis in fig.axes:
+            handles, labels = axis.get_legend_handles_labels()
+            place = axis.get_subplotspec()
+            right |= zip(labels, handles, strict=True) if place is not None and place.colspan.start else ()
+        if right:
+            fig.legend(list(right.values()), list(right), loc="outside right upper", handlelength=1.4)
         caption = f"Transformer {', '.join(channel.transformer)}: {channel.equation}. {spread}".strip()
         caption += self._excerpt("Shown are")
         voi, populations = ", ".join(channel.voi), ", ".join(channel.populations)
