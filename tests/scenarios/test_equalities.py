@@ -11,7 +11,7 @@ from typing import Any
 
 import numpy as np
 import pytest
-from running import MODEL, SMALL, WINDOW, content, contract_of, differing, provenance
+from running import MODEL, SMALL, WINDOW, content, contract_of, differing, provenance, run_in_one_process
 
 PROXY = "interfaces.tvb_to_spikenet.0.proxy_params"
 CURRENT: dict[str, Any] = {  # one unit of the coupled variable is 200 pA
@@ -173,3 +173,29 @@ def test_one_direction_alone_runs_and_is_the_same_in_one_process_from(direction:
     assert len(contract_of(base).channels) == 1
     assert provenance(base)["balanced"]
     assert differing(base, other) == []
+
+
+def test_variables_that_follow_what_is_delivered_are_the_same_in_any_window_and_between_programs(
+    tmp_path: Path, run_all: RunAll
+) -> None:
+    """The network sends E; TVB's model of these regions computes I from it (interfaces.undelivered = "follow")."""
+    def follow(scale_factor: float) -> dict[str, Any]:
+        params = {"scale_factor": scale_factor, "tau_ms": 10.0}
+        return {
+            **SMALL,
+            "interfaces.undelivered": "follow",
+            "interfaces.spikenet_to_tvb": [{"voi": ["E"], "populations": ["E"], "transformer_params": params}],
+            "tvb.monitors": [{"name": "TemporalAverage", "period": 1.0, "variables_of_interest": ["E", "I"]}],
+        }
+
+    short, long, half = (tmp_path / name for name in ("short", "long", "half"))
+    window = {WINDOW: "min_delay"}
+    runs = {short: {**follow(0.01), WINDOW: 0.7}, long: {**follow(0.01), **window}, half: {**follow(0.005), **window}}
+    run_in_one_process("wilson_cowan", runs)
+    (apart,) = run_all("wilson_cowan", [{**follow(0.01), WINDOW: 2.1}])
+    assert differing(short, long) == [] == differing(short, apart)
+    contract = contract_of(long)
+    regions = [contract.tvb["regions"].index(region) for region in contract.tvb["coupled"]["spikenet"]]
+    inhibition, less = (content(each)["tvb.monitor0"][0][:, 69:][:, regions] for each in (long, half))
+    assert np.isfinite(inhibition).all() and np.ptp(inhibition, axis=0).min() > 1e-3
+    assert (less[10:].mean(axis=0) < 0.8 * inhibition[10:].mean(axis=0)).all()  # I is driven by the E of the network
