@@ -13,22 +13,16 @@ from typing import Any
 
 import numpy as np
 import pytest
-from tvb_lockstep.bridges.contract import Channel, Edge, Signal
+from simulating import request_of, simulated
 from tvb_lockstep.bridges.errors import EnvironmentFailed
 from tvb_lockstep.bridges.experiment import load
 from tvb_lockstep.bridges.frame import Spikes
 from tvb_lockstep.bridges.grid import Grid
-from tvb_lockstep.spikenet_side.adapter import BuildRequest, Connectome
-from tvb_lockstep.spikenet_side.program import build_of, simulator_of
+from tvb_lockstep.spikenet_side.program import build_of
 
 SIMULATORS = {"nest": "nest", "annarchy": "ANNarchy", "netpyne": "netpyne"}
 SEED, N_STEPS, WINDOW, H_MS = 7, 3000, 20, 0.1  # steps of 0.1 ms
 TRAINS, WEIGHT, DELAY_MS = 50, 4.0, 1.5
-
-
-def request_of(section: Any) -> BuildRequest:
-    connectome = Connectome(tuple(section.regions), np.zeros((1, 1)), np.zeros((1, 1)))
-    return BuildRequest(connectome.regions, section.params, SEED, section.resolution, connectome)
 
 
 def given() -> Spikes:
@@ -44,7 +38,7 @@ def in_numpy(section: Any, folder: Path) -> tuple[np.ndarray, np.ndarray]:
     of before the step, which then decay and take what arrives in it.
     """
     build_of(section, folder)  # lif_network can now be imported
-    (drawn,) = sys.modules["lif_network"].draw(request_of(section)).values()
+    (drawn,) = sys.modules["lif_network"].draw(request_of(section, SEED)).values()
     p, n = section.params, section.params["neuron"]
     V = np.concatenate([drawn.V_m["E"], drawn.V_m["I"]])
     n_e = len(drawn.V_m["E"])
@@ -72,38 +66,15 @@ def in_numpy(section: Any, folder: Path) -> tuple[np.ndarray, np.ndarray]:
     return np.concatenate(steps), np.concatenate(neurons)
 
 
-def simulated(section: Any, folder: Path) -> tuple[np.ndarray, np.ndarray]:
-    grid = Grid.of(H_MS, {"spikenet": section.resolution}, N_STEPS * H_MS, WINDOW)
-    (region,) = section.regions
-    signal = Signal("spikes", "", ("E@TVB",), (TRAINS,))
-    channel = Channel(0, "tvb_to_spikenet.0", "tvb", "spikenet", "SPIKES", "TVB", ("E",), ("E",), (region,), (), (), {},
-                      signal, signal, (Edge(0, region, "E", WEIGHT, DELAY_MS),), key="E")  # fmt: skip
-    simulator = simulator_of(section, folder)
-    request = request_of(section)
-    simulator.open(section, grid, request.connectome, SEED, build_of(section, folder))
-    try:
-        simulator.connect([channel], [])
-        times, senders = given()
-        found = []
-        for k in range(grid.n_windows):
-            steps, (t0, t1) = grid.steps(k), grid.ticks(k)
-            a, b = np.searchsorted(times, [t0, t1])
-            simulator.feed(channel, Spikes(times[a:b], senders[a:b]), *steps)
-            simulator.run(*steps)
-            found.append(simulator.spikes())
-    finally:
-        simulator.close()
-    return np.concatenate([each.times for each in found]), np.concatenate([each.senders for each in found])
-
-
 @pytest.mark.parametrize("name", SIMULATORS)
 def test_every_spike_is_that_of_the_equations(name):
     if importlib.util.find_spec(SIMULATORS[name]) is None:
         pytest.skip(f"{name} is not installed in this environment")
     experiment, path = load("lif_comparison", [f"spikenet.simulator={name}", "spikenet.params.neurons=100"])
     section = experiment.program("spikenet")
+    grid = Grid.of(H_MS, {"spikenet": section.resolution}, N_STEPS * H_MS, WINDOW)
     try:
-        times, senders = simulated(section, path.parent)
+        times, senders = simulated(section, path.parent, grid, given(), TRAINS, WEIGHT, DELAY_MS, SEED)
     except EnvironmentFailed as missing:  # no compiler
         pytest.skip(str(missing).splitlines()[0])
     steps, neurons = in_numpy(section, path.parent)

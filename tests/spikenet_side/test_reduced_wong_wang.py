@@ -10,19 +10,17 @@ import functools
 import importlib
 import importlib.util
 import sys
-from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
 import pytest
-from tvb_lockstep.bridges.contract import Channel, Edge, Signal
+from simulating import request_of, simulated
 from tvb_lockstep.bridges.errors import EnvironmentFailed, ExperimentError
 from tvb_lockstep.bridges.experiment import load
 from tvb_lockstep.bridges.frame import Spikes
 from tvb_lockstep.bridges.grid import Grid
-from tvb_lockstep.spikenet_side.adapter import BuildRequest, Connectome
-from tvb_lockstep.spikenet_side.program import build_of, simulator_of
+from tvb_lockstep.spikenet_side.program import build_of
 
 SIMULATORS = {"nest": "nest", "annarchy": "ANNarchy", "netpyne": "netpyne"}
 SEED, N_STEPS, WINDOW, H_MS = 7, 3000, 20, 0.1  # steps of 0.1 ms
@@ -37,12 +35,6 @@ def rww() -> Any:
     experiment, path = load("reduced_wong_wang")
     build_of(experiment.program("spikenet"), path.parent)
     return sys.modules["rww_network"]
-
-
-def request_of(section: Any) -> BuildRequest:
-    n = len(section.regions)
-    connectome = Connectome(tuple(section.regions), np.zeros((n, n)), np.zeros((n, n)))
-    return BuildRequest(connectome.regions, section.params, SEED, section.resolution, connectome)
 
 
 def given() -> Spikes:
@@ -63,7 +55,7 @@ def in_numpy() -> tuple[np.ndarray, np.ndarray]:
     section = experiment.program("spikenet")
     build_of(section, path.parent)
     rww, p = sys.modules["rww_network"], section.params
-    (drawn,) = rww.draw(request_of(section)).values()
+    (drawn,) = rww.draw(request_of(section, SEED)).values()
     sizes = {"E": p["n_excitatory"], "I": p["n_inhibitory"]}
     n_e = sizes["E"]
 
@@ -119,38 +111,17 @@ def in_numpy() -> tuple[np.ndarray, np.ndarray]:
     return np.concatenate(steps), np.concatenate(neurons)
 
 
-def simulated(section: Any, folder: Path) -> tuple[np.ndarray, np.ndarray]:
-    grid = Grid.of(H_MS, {"spikenet": section.resolution}, N_STEPS * H_MS, WINDOW)
-    (region,) = section.regions
-    signal = Signal("spikes", "", ("E@TVB",), (TRAINS,))
-    channel = Channel(0, "tvb_to_spikenet.0", "tvb", "spikenet", "SPIKES", "TVB", ("E",), ("E",), (region,), "", {},
-                      {"receptor_type": "AMPA"}, signal, signal, (Edge(0, region, "E", WEIGHT, DELAY_MS),),
-                      key="E")  # fmt: skip
-    simulator = simulator_of(section, folder)
-    simulator.open(section, grid, request_of(section).connectome, SEED, build_of(section, folder))
-    try:
-        simulator.connect([channel], [])
-        times, senders = given()
-        found = []
-        for k in range(grid.n_windows):
-            steps, (t0, t1) = grid.steps(k), grid.ticks(k)
-            a, b = np.searchsorted(times, [t0, t1])
-            simulator.feed(channel, Spikes(times[a:b], senders[a:b]), *steps)
-            simulator.run(*steps)
-            found.append(simulator.spikes())
-    finally:
-        simulator.close()
-    return np.concatenate([each.times for each in found]), np.concatenate([each.senders for each in found])
-
-
 @pytest.mark.parametrize("name", SIMULATORS)
 def test_every_spike_is_that_of_the_equations(name):
     if importlib.util.find_spec(SIMULATORS[name]) is None:
         pytest.skip(f"{name} is not installed in this environment")
     experiment, path = load("reduced_wong_wang", [f"spikenet.simulator={name}", *SETS])
     section = experiment.program("spikenet")
+    grid = Grid.of(H_MS, {"spikenet": section.resolution}, N_STEPS * H_MS, WINDOW)
     try:
-        times, senders = simulated(section, path.parent)
+        times, senders = simulated(
+            section, path.parent, grid, given(), TRAINS, WEIGHT, DELAY_MS, SEED, receptor_type="AMPA"
+        )
     except EnvironmentFailed as missing:  # no compiler
         pytest.skip(str(missing).splitlines()[0])
     steps, neurons = in_numpy()
@@ -245,7 +216,7 @@ def test_after_the_drawn_external_spikes_nest_goes_on_with_its_own():
     section = experiment.program("spikenet")
     nest.ResetKernel()
     nest.set(resolution=H_MS, rng_seed=3)
-    (network,) = build_of(section, path.parent)(request_of(section)).values()
+    (network,) = build_of(section, path.parent)(request_of(section, SEED)).values()
     meter = nest.Create("multimeter", params={"record_from": ["s_AMPA"], "interval": H_MS})
     nest.Connect(meter, network["I"])  # AMPA spikes of E weigh 50 times less
     nest.Simulate(60.0)
@@ -253,7 +224,7 @@ def test_after_the_drawn_external_spikes_nest_goes_on_with_its_own():
     s = np.zeros((600, 100))
     s[np.rint(events["times"] / H_MS).astype(int), events["senders"] - min(network["I"].tolist())] = events["s_AMPA"]
     arrived = np.rint((s[1:] - s[:-1] * np.exp(-H_MS / 2.0)) / section.params["I"]["g_AMPA_ext"])
-    (drawn,) = sys.modules["rww_network"].draw(request_of(section)).values()
+    (drawn,) = sys.modules["rww_network"].draw(request_of(section, SEED)).values()
     expected = sys.modules["rww_network"].external_spikes(drawn.generators["I"], 2400.0, H_MS, 200)
     np.testing.assert_array_equal(arrived[5:205], expected)  # sample k is the state at the end of step k - 1
     for begin, end in ((205, 206), (205, 590)):  # at once, and in all: 0.24 for each neuron and step
