@@ -340,7 +340,7 @@ def text_of(spread: dict[str, Any], digits: int | None = None, sign: str = "") -
     largest, power = max(abs(mean), sd), ""
     if digits is None:
         exponent = int(np.floor(np.log10(largest))) if largest > 0 else 0
-        digits = max(0, 2 - exponent, int(np.ceil(-np.log10(sd))) if sd > 0.002 * largest else 0)
+        digits = max(0, 2 - exponent, int(np.ceil(-np.log10(sd))) if sd > 2e-4 * largest else 0)
         if exponent < -3:
             mean, sd, digits, power = mean / 10.0**exponent, sd / 10.0**exponent, 2, f"e{exponent}"
     text = f"{mean:{sign}.{digits}f}" + (f" ± {sd:.{digits}f}" if spread["values"][1:] else "")
