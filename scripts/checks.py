@@ -42,8 +42,10 @@ def main(arguments: list[str]) -> int:
         for name, command in {
             "ruff": [python, "-m", "ruff", "check", "."],
             "mypy": [python, "-m", "mypy", *packages],
-            # two files of tests at a time; a run of two programs leaves cores idle
-            "pytest": [python, "-m", "pytest", "-n", "2", "--dist", "loadfile", f"--junit-xml={told}", *arguments],
+            # two files of tests at a time, since a run of two programs leaves cores idle; in their order: the long ones,
+            # of few tests, would else come last, one after the other
+            "pytest": [python, "-m", "pytest", "-n", "2", "--dist", "loadfile", "--no-loadscope-reorder",
+                       f"--junit-xml={told}", *arguments],
         }.items():
             environments.say(f"\n== {name}")
             started = time.monotonic()
