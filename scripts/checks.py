@@ -42,8 +42,8 @@ def main(arguments: list[str]) -> int:
         for name, command in {
             "ruff": [python, "-m", "ruff", "check", "."],
             "mypy": [python, "-m", "mypy", *packages],
-            # two files of tests at a time, since a run of two programs leaves cores idle; in their order: the long ones,
-            # of few tests, would else come last, one after the other
+            # two files of tests at a time, since a run of two programs leaves cores idle; in their order: those of few
+            # and long tests would else come last, one after the other
             "pytest": [python, "-m", "pytest", "-n", "2", "--dist", "loadfile", "--no-loadscope-reorder",
                        f"--junit-xml={told}", *arguments],
         }.items():
