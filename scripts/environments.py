@@ -374,9 +374,7 @@ def _build(wanted: Environment, interpreter: str, lock: int) -> None:
         _run(wanted, what, list(command), lock)
 
     # -I: no PYTHONPATH, no user site and no current folder, which pip would take for requirements already met
-    # --no-compile: of all that is installed little is imported, and Python compiles that itself
-    pip = [str(wanted.python), "-I", "-m", "pip", "install", "--no-input", "--disable-pip-version-check",
-           "--no-compile"]  # fmt: skip
+    pip = [str(wanted.python), "-I", "-m", "pip", "install", "--no-input", "--disable-pip-version-check"]
     phase(f"creating it with {interpreter}", interpreter, "-I", "-m", "venv", str(wanted.path))
     own = {project(requirement) for requirement in requirement_sets()[0]}
     named = [requirement for requirement in wanted.requirements if project(requirement) not in own]
