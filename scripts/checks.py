@@ -35,6 +35,10 @@ def main(arguments: list[str]) -> int:
     environ = {**os.environ, MARK: mark, "MYPYPATH": str(_import_root())}
     before = _ours_in_shared_memory()
 
+    # once, and not in each of the hundreds of programs that the tests start where PYTHONDONTWRITEBYTECODE is set
+    compile_all = [python, "-m", "compileall", "-q", "-x", "experiments", *FOLDERS]
+    subprocess.run(compile_all, cwd=environments.ROOT, env=environ, stdin=subprocess.DEVNULL)
+
     packages = [argument for folder in FOLDERS for argument in ("-p", f"tvb_lockstep.{folder}")]
     results = {}
     with tempfile.TemporaryDirectory(prefix="lockstep-test-") as scratch:
