@@ -56,11 +56,14 @@ def _parameter(value: Any) -> Any:
 
 Value = Annotated[Any, AfterValidator(_value)]  # a number, or one for each neuron or synapse, drawn
 Parameter = Annotated[Any, AfterValidator(_parameter)]  # whatever the simulator takes, or numbers, drawn
-Labels = Annotated[list[str], BeforeValidator(lambda value: [value] if isinstance(value, str) else value)]
+Names = Annotated[list[str], BeforeValidator(lambda value: [value] if isinstance(value, str) else value)]
+
+
+STRICT = ConfigDict(extra="forbid", frozen=True, allow_inf_nan=False)  # of every table of an experiment
 
 
 class DeclaredRow(BaseModel):
-    model_config = ConfigDict(extra="forbid", frozen=True, allow_inf_nan=False)
+    model_config = STRICT
 
 
 class PopulationRow(DeclaredRow):
@@ -74,7 +77,7 @@ class PopulationRow(DeclaredRow):
     size: int = Field(ge=1)
     params: dict[str, Parameter] = {}
     initial: dict[str, Value] = {}
-    regions: Labels | None = Field(None, min_length=1)
+    regions: Names | None = Field(None, min_length=1)
 
 
 class ConnectionRule(DeclaredRow):
@@ -115,7 +118,7 @@ class ConnectionRow(ConnectionRule):
 
     weight: Value
     delay: Value
-    regions: Labels | None = Field(None, min_length=1)
+    regions: Names | None = Field(None, min_length=1)
 
 
 class RegionConnectionRow(ConnectionRule):
@@ -123,8 +126,8 @@ class RegionConnectionRow(ConnectionRule):
     its delay, rounded to the resolution. None where its weight is 0, and none within a region."""
 
     factor: Value
-    source_regions: Labels | None = Field(None, min_length=1)
-    target_regions: Labels | None = Field(None, min_length=1)
+    source_regions: Names | None = Field(None, min_length=1)
+    target_regions: Names | None = Field(None, min_length=1)
 
 
 def check_rows(

@@ -14,18 +14,17 @@ from typing import Annotated, Any, Literal, Union, get_args, get_origin
 
 from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, ValidationError, field_validator, model_validator
 
-from .declared import DECLARED, ConnectionRow, PopulationRow, RegionConnectionRow, check_rows
+from .declared import DECLARED, STRICT, ConnectionRow, Names, PopulationRow, RegionConnectionRow, check_rows
 from .errors import ExperimentError
 from .experiment_file import SIMULATORS, find, read, requirement_set, shipped
 
 __all__ = ["Experiment", "find", "load", "shipped", "user_function", "validate"]
 
-Names = Annotated[list[str], BeforeValidator(lambda value: [value] if isinstance(value, str) else value)]
 Regions = Annotated[list[str | int], BeforeValidator(lambda value: value if isinstance(value, list) else [value])]
 
 
 class Section(BaseModel):
-    model_config = ConfigDict(extra="forbid", frozen=True, allow_inf_nan=False)
+    model_config = STRICT
 
 
 class Monitor(Section):

@@ -33,6 +33,7 @@ from ..bridges.errors import LockstepError
 from ..bridges.experiment import load
 from ..bridges.results import monitor_name, read_contract
 from .bench_run import measure
+from .bench_schemes import check_request
 from .bench_simulators import mean_and_sd
 from .program import interpreter, python_for, requirements_of
 
@@ -86,13 +87,7 @@ def bench(
     tell: Callable[[str], None],
 ) -> dict[str, Any]:  # fmt: skip
     """The figures, ready for JSON. simulator: None, the experiment's. more: KEY=VALUE for every run. plot: the PNG."""
-    if seeds < 1:
-        raise LockstepError(f"bench: --seeds {seeds}: there must be at least 1.")
-    if plot is not None:
-        try:
-            plot.parent.mkdir(parents=True, exist_ok=True)
-        except OSError as error:
-            raise LockstepError(f"bench: the folder {plot.parent} cannot be made: {error.strerror}.") from None
+    check_request(seeds, plot)
     given = [*more] if simulator is None else [*more, f"spikenet.simulator={simulator}"]
     found: dict[str, list[Found]] = {way: [] for way in WAYS}
     for seed in range(1, seeds + 1):

@@ -74,12 +74,8 @@ def modes(more: list[str]) -> dict[str, dict[str, object]]:
     }
 
 
-def bench(
-    ways: dict[str, dict[str, object]], simulator: str, seeds: int, duration_ms: float, more: list[str],
-    plot: Path | None, tell: Callable[[str], None],
-) -> dict[str, Any]:  # fmt: skip
-    """The figures, ready for JSON. ways: by name, the values that each sets. more: KEY=VALUE for every run. plot: the
-    PNG to be drawn of the runs of the first seed."""
+def check_request(seeds: int, plot: Path | None) -> None:
+    """Make the folder of `plot`. Raises LockstepError, before anything runs, when it cannot be, or without a seed."""
     if seeds < 1:
         raise LockstepError(f"bench: --seeds {seeds}: there must be at least 1.")
     if plot is not None:
@@ -87,6 +83,15 @@ def bench(
             plot.parent.mkdir(parents=True, exist_ok=True)
         except OSError as error:
             raise LockstepError(f"bench: the folder {plot.parent} cannot be made: {error.strerror}.") from None
+
+
+def bench(
+    ways: dict[str, dict[str, object]], simulator: str, seeds: int, duration_ms: float, more: list[str],
+    plot: Path | None, tell: Callable[[str], None],
+) -> dict[str, Any]:  # fmt: skip
+    """The figures, ready for JSON. ways: by name, the values that each sets. more: KEY=VALUE for every run. plot: the
+    PNG to be drawn of the runs of the first seed."""
+    check_request(seeds, plot)
     found: dict[str, list[Found]] = {way: [] for way in ways}
     for seed in range(1, seeds + 1):
         for way, values in ways.items():

@@ -341,7 +341,7 @@ class Plan:
             sources = regions
         else:
             links = self._links(i, row, program, regions)
-            sources = [label for at, label in enumerate(self.labels) if any(link.source == at for link in links)]
+            sources = [self.labels[source] for source in sorted({link.source for link in links})]
             if not sources:
                 raise ExperimentError(
                     f'{key}: coupling_mode = "spikeNet": no TVB region'
@@ -349,32 +349,28 @@ class Plan:
                     + f" has a weight to {', '.join(regions)}."
                 )
         # one group of proxies for each variable and source; or, for a transformer of several, one for each source
-        heads = [",".join(vois)] if transform.n_voi > 1 else vois
-
-        def group(voi: str, source: str) -> int:
-            return (0 if transform.n_voi > 1 else vois.index(voi)) * len(sources) + sources.index(source)
-
-        wanted: dict[str, list[str]] = {}  # by population, the variables whose proxies reach it
-        for voi, population in pairs:
-            wanted.setdefault(population, []).append(voi)
-        first = {population: each[:1] for population, each in wanted.items()}
-        driving = first if transform.n_voi > 1 else wanted
+        if transform.n_voi > 1:
+            heads = [",".join(vois)]
+            pairs = [(heads[0], population) for population in row.populations]
+        else:
+            heads = vois
+        labels = [f"{head}@{source}" for head in heads for source in sources]
+        group = {label: g for g, label in enumerate(labels)}
         if row.coupling_mode == "TVB":
             edges = [
-                Edge(group(voi, region), region, population, proxies.weight(region, region, population),
+                Edge(group[f"{head}@{region}"], region, population, proxies.weight(region, region, population),
                      self._proxy_delay(proxies, region, population))
                 for region in regions
-                for population, each in driving.items()
-                for voi in each
+                for head, population in pairs
             ]  # fmt: skip
         else:
             edges = [
-                Edge(group(voi, self.labels[link.source]), self.labels[link.target], link.population, link.weight,
-                     round(link.delay_ms - self.grid.window_ms, 9))
+                Edge(group[f"{head}@{self.labels[link.source]}"], self.labels[link.target], link.population,
+                     link.weight, round(link.delay_ms - self.grid.window_ms, 9))
                 for link in links
-                for voi in driving[link.population]
+                for head, population in pairs
+                if population == link.population
             ]  # fmt: skip
-        labels = [f"{head}@{source}" for head in heads for source in sources]
         raw = Signal.dense(unit, [f"{voi}@{source}" for voi in vois for source in sources])
         if row.model == "SPIKES":
             out = Signal("spikes", "", tuple(labels), (proxies.params["number_of_neurons"],) * len(labels))
